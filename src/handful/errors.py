@@ -1,0 +1,27 @@
+"""Errors meant for people: one line that names the file or option and the remedy. The command shows them without a traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class HandfulError(Exception):
+    """Something failed that the user can mend (exit code 1). The message is one line and names the remedy."""
+
+    exit_code = 1
+
+
+class UsageError(HandfulError):
+    """The command, an option or a setting was wrong (exit code 2)."""
+
+    exit_code = 2
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`"; did you mean 'x'?"` for the known name closest to `word`, or a list of all of them when none is close."""
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f"; known: {', '.join(known)}" if known else ""
