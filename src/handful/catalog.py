@@ -1,0 +1,129 @@
+"""A folder is a registry: `terms/lecam.py` is the term `lecam`. Nothing registers itself; listing the folder is the catalogue.
+
+A name with a dot or colon (`mypackage.mymodule:MyTerm`) is a class outside the package: authors of methods need no fork.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import typing
+from pathlib import Path
+from typing import Any
+
+from .errors import UsageError, nearest
+
+KINDS = ("arch", "augment", "losses", "terms", "recipes")
+_FILLED_IN = ("resolution", "channels", "num_classes")       # known from the data set
+
+
+class Use:
+    """A method by name with keywords: `Use("lecam", weight=0.3)`. Plain data until `build`, so that configurations stay JSON."""
+
+    __slots__ = ("kwargs", "name")
+
+    def __init__(self, name: str, **kwargs: Any) -> None:
+        self.name, self.kwargs = name, kwargs
+
+    def __repr__(self) -> str:
+        return f"Use({', '.join([repr(self.name), *(f'{k}={v!r}' for k, v in self.kwargs.items())])})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Use) and (self.name, self.kwargs) == (other.name, other.kwargs)
+
+    def __hash__(self) -> int:
+        return hash((self.name, repr(sorted(self.kwargs.items()))))
+
+    def but(self, **kwargs: Any) -> Use:
+        return Use(self.name, **{**self.kwargs, **kwargs})
+
+
+def names(kind: str) -> list[str]:
+    """The methods of one kind, by listing its folder. Costs no import."""
+    if kind not in KINDS:
+        raise UsageError(f"unknown kind '{kind}'{nearest(kind, KINDS)}")
+    folder = Path(__file__).parent / kind
+    return sorted(p.stem for p in folder.glob("*.py") if not p.stem.startswith("_"))
+
+
+def load(kind: str, name: str) -> Any:
+    """The class of a method; for `arch` the module with its `Generator` and `Discriminator`. Raises UsageError with the nearest name."""
+    if ":" in name or "." in name:
+        return _outside(kind, name)
+    if name not in names(kind):
+        raise UsageError(f"unknown {kind.rstrip('s')} '{name}'{nearest(name, names(kind))}")
+    module = importlib.import_module(f"handful.{kind}.{name}")
+    return module if kind == "arch" else _one_class(module, name)
+
+
+def part(kind: str, name: str, which: str) -> type:
+    """A class of an architecture's file: which is "Generator" or "Discriminator"; any other kind has one class."""
+    found = load(kind, name)
+    return found if inspect.isclass(found) else getattr(found, which)
+
+
+def check(kind: str, use: Use, where: str, which: str = "") -> None:
+    """Raises UsageError where a keyword of `use` is unknown or ill-typed; `where` is its place in the configuration."""
+    cls = part(kind, use.name, which)
+    known = keywords(cls)
+    for key, value in use.kwargs.items():
+        if key not in known:
+            raise UsageError(f"{where}: '{use.name}' has no setting '{key}'{nearest(key, known)}")
+        _typed(known[key], value, f"{where}.{key}")
+    for key, parameter in known.items():
+        if parameter.default is inspect.Parameter.empty and key not in use.kwargs and key not in _FILLED_IN:
+            raise UsageError(f"{where}: '{use.name}' needs the setting '{key}'")
+
+
+def build(kind: str, use: Use, which: str = "", **filled_in: Any) -> Any:
+    """The object that `use` names. filled_in: settings known from elsewhere (resolution ...), passed on where the constructor takes them."""
+    cls = part(kind, use.name, which)
+    known = keywords(cls)
+    kwargs = {k: v for k, v in filled_in.items() if k in known} | {k: _typed(known[k], v, k) for k, v in use.kwargs.items() if k in known}
+    check(kind, use, use.name, which)
+    return cls(**kwargs)
+
+
+def keywords(cls: type) -> dict[str, inspect.Parameter]:
+    """The constructor's settings, with annotations resolved."""
+    signature = inspect.signature(cls.__init__)
+    hints = typing.get_type_hints(cls.__init__)
+    return {k: p.replace(annotation=hints.get(k, Any)) for k, p in signature.parameters.items()
+            if k != "self" and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+
+
+def summary(kind: str, name: str) -> str:
+    """The first line of a method's docstring, read without importing it."""
+    import ast
+
+    tree = ast.parse((Path(__file__).parent / kind / f"{name}.py").read_text(encoding="utf-8"))
+    return (ast.get_docstring(tree) or "").split("\n\n")[0].replace("\n", " ")
+
+
+def _typed(parameter: inspect.Parameter, value: Any, where: str) -> Any:
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(parameter.annotation).validate_python(value)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise UsageError(f"{where}={value!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}") from None
+
+
+def _outside(kind: str, name: str) -> Any:
+    module_name, _, attribute = name.replace(":", ".").rpartition(".")
+    try:
+        return getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(f"{kind.rstrip('s')} '{name}' can't be imported ({error}); write it as package.module:Class") from None
+
+
+def _one_class(module: Any, name: str) -> Any:
+    """The file's class: the only public one, or the one that is spelt like the file, case and underscores aside."""
+    if hasattr(module, "recipe"):
+        return module.recipe
+    classes = [c for _, c in inspect.getmembers(module, inspect.isclass) if c.__module__ == module.__name__ and not c.__name__.startswith("_")]
+    same = [c for c in classes if c.__name__.lower() == name.replace("_", "")]
+    if len(same) == 1 or len(classes) == 1:
+        return (same or classes)[0]
+    raise TypeError(f"{module.__name__} must hold one public class, found {[c.__name__ for c in classes]}")

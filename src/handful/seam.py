@@ -1,0 +1,370 @@
+"""The contract: every type that architectures, augmentations, losses, terms and the trainer share. No algorithm lives here.
+
+Terms declare what they need of the two shared passes (reals and fakes through the discriminator); the trainer takes the union, runs each
+network once per micro-batch, multiplies lazy terms, reduces over processes and steps. A method is one file against this page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from .rng import Rng, ambient
+
+Side = Literal["d", "g"]
+At = Literal["x", "x_in"]
+
+
+# ---------------------------------------------------------------------------------------------------------------- networks
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What a generator returns.
+
+    image [B,C,H,W] in [-1,1]; latent: what path length differentiates by (ws; z where there is no mapping); z [B,z_dim] and c [B] as used.
+    extra: further scales by name (FastGAN's smaller image). stats: per-sample values for the generator's own `commit` (mean of w).
+    """
+
+    image: Tensor
+    latent: Tensor
+    z: Tensor
+    c: Tensor | None = None
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+    stats: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a discriminator returns: logits [B] or [B,*] (patches, several heads; D(x) of an image is their mean), features by name."""
+
+    logits: Tensor
+    features: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FeatureInfo:
+    """A named feature of a discriminator: channels, and the side of its map in pixels (0: a vector)."""
+
+    channels: int
+    resolution: int = 0
+
+
+class Generator(nn.Module):
+    """Base of generators. The constructor's keywords are its configuration; `resolution`, `channels`, `num_classes` are always among them.
+
+    `has_batch_stats`: True where an image depends on the others of its batch in training mode (batch norm).
+    """
+
+    z_dim: int
+    num_classes: int
+    has_batch_stats: ClassVar[bool] = False
+
+    def forward(self, z: Tensor, c: Tensor | None = None, *, rng: Rng) -> Generated:
+        """z [B,z_dim], c int64 [B] or None; rng feeds noise and style mixing."""
+        raise NotImplementedError
+
+    def commit(self, means: Mapping[str, Tensor]) -> None:
+        """Once per optimiser step of G with the batch means of `Generated.stats` (w_avg and the like)."""
+
+
+class Discriminator(nn.Module):
+    """Base of discriminators. `feature_info` always has "pre_logits"; `stem` is the first layer, so that a wrapper can add to it."""
+
+    num_classes: int
+    feature_info: Mapping[str, FeatureInfo]
+    stem: nn.Module
+    has_batch_stats: ClassVar[bool] = False
+
+    def forward(self, image: Tensor, c: Tensor | None = None, extra: Mapping[str, Tensor] | None = None,
+                want: frozenset[str] = frozenset()) -> Judged:
+        """image [B,C,H,W] in [-1,1] after augmentation; extra: further scales; want: names of the features to return."""
+        raise NotImplementedError
+
+    def extra_of(self, image: Tensor) -> Mapping[str, Tensor]:
+        """The further scales of a *real* image, as the generator would give them for a fake. Default: none."""
+        return {}
+
+
+# ---------------------------------------------------------------------------------------------------- what a term declares
+
+
+@dataclass(frozen=True)
+class View:
+    """What is wanted of one shared pass. `pixel_grad` makes it second order: the raw network runs, never the compiled one."""
+
+    logits: bool = False
+    features: frozenset[str] = frozenset()
+    pixel_grad: bool = False
+
+    def __or__(self, other: View) -> View:
+        return View(self.logits or other.logits, self.features | other.features, self.pixel_grad or other.pixel_grad)
+
+    def __bool__(self) -> bool:
+        return self.logits or bool(self.features) or self.pixel_grad
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What is wanted of the passes of one phase; needs of several terms are joined with |.
+
+    fake_labels: "random" (from the data set's own labels) or "real" (the labels of the reals, in their order: paired by class).
+    """
+
+    real: View = View()
+    fake: View = View()
+    heldout: View = View()
+    fake_labels: Literal["random", "real"] = "random"
+
+    def __or__(self, other: Needs) -> Needs:
+        labels = "real" if "real" in (self.fake_labels, other.fake_labels) else "random"
+        return Needs(self.real | other.real, self.fake | other.fake, self.heldout | other.heldout, labels)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a term returns for one micro-batch.
+
+    loss: the mean over the micro-batch, or None (observers, controllers). stats: per-sample values, averaged over micro-batches and ranks by
+    the trainer, then logged and given to `commit`. gather: per-sample values, concatenated over them in global order.
+    """
+
+    loss: Tensor | None = None
+    stats: Mapping[str, Tensor] = field(default_factory=dict)
+    gather: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Augmented:
+    """image [B,C,H,W], the further scales, and the parameters that were drawn (what AugSelf predicts), each [B,*]."""
+
+    image: Tensor
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+    params: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One shared forward pass through the discriminator, and the gradients that several terms may ask of it.
+
+    x: the images [B,C,H,W] before augmentation; x_in: what D saw; extra: the further scales that D saw; generated, c, aug, meta (index of a
+    real image in its set, ...) as they are known. A term sees the pass through the View it declared; touching more is an error.
+    """
+
+    x: Tensor
+    x_in: Tensor
+    judged: Judged
+    view: View
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+    generated: Generated | None = None
+    c: Tensor | None = None
+    aug: Augmented | None = None
+    meta: Mapping[str, Tensor] = field(default_factory=dict)
+    sources: Mapping[str, Tensor] = field(default_factory=dict)      # leaves of further inputs of their own (a fake's extra scales), by name
+    asked: str = "needs(...)"
+    _grads: dict[str, tuple[Tensor, ...]] = field(default_factory=dict, repr=False)
+
+    def seen_by(self, view: View, asked: str) -> Pass:
+        """The same pass through another View; gradients stay shared."""
+        return replace(self, view=view, asked=asked)
+
+    def _must(self, declared: bool, line: str) -> None:
+        if not declared:
+            raise RuntimeError(f"{self.asked} reads what it did not declare: add {line} to its View")
+
+    @property
+    def logits(self) -> Tensor:
+        """fp32 [B] or [B,*]."""
+        self._must(self.view.logits, "logits=True")
+        return self.judged.logits
+
+    @property
+    def features(self) -> Mapping[str, Tensor]:
+        missing = set(self.judged.features) - self.view.features
+        if missing:
+            return {k: v for k, v in self.judged.features.items() if k in self.view.features}
+        return self.judged.features
+
+    def pixel_grad(self, at: At = "x_in") -> Tensor:
+        """d(sum_i D(x_i))/dx, fp32 [B,C,H,W], with graph; memoised.
+
+        at: "x_in" the augmented image that D saw, "x" the image before augmentation: the vector-Jacobian product of T on the former, so that
+        both share D's backward. D(x_i) is the mean of the logits of image i.
+        """
+        return self._gradients(at)[0]
+
+    def grad_norm_sq(self, at: At = "x_in") -> Tensor:
+        """Squared L2 norm of the gradient per image, fp32 [B]. Further inputs of a fake (its smaller scale) count as part of the image."""
+        return sum(g.square().flatten(1).sum(1) for g in self._gradients(at))
+
+    def _gradients(self, at: At) -> tuple[Tensor, ...]:
+        self._must(self.view.pixel_grad, "pixel_grad=True")
+        if at not in self._grads:
+            with torch.autocast(self.x.device.type, enabled=False):
+                if at == "x_in":
+                    scores = self.judged.logits.float().flatten(1).mean(1) if self.judged.logits.ndim > 1 else self.judged.logits.float()
+                    inputs = (self.x_in, *(self.extra[k] for k in self.sources))
+                    grads = torch.autograd.grad(scores.sum(), inputs, create_graph=True)
+                else:
+                    inner = self._gradients("x_in")
+                    outs = (self.x_in, *(self.extra[k] for k in self.sources))
+                    ins = (self.x, *self.sources.values())
+                    same = [o is i for o, i in zip(outs, ins)]
+                    if all(same):
+                        grads = inner
+                    else:
+                        grads = torch.autograd.grad(outs, ins, inner, create_graph=True)
+            self._grads[at] = tuple(g.float() for g in grads)
+        return self._grads[at]
+
+
+class Nets(Protocol):
+    """The networks, and the only door to extra passes: they run with the precision as set and network buffers frozen."""
+
+    G: Generator
+    D: Discriminator
+    G_ema: Generator
+    augment: Augment
+
+    def generate(self, z: Tensor, c: Tensor | None = None, *, rng: Rng) -> Generated: ...
+
+    def judge(self, x: Tensor, c: Tensor | None = None, *, rng: Rng, want: frozenset[str] = frozenset(), augment: bool = True,
+              extra: Mapping[str, Tensor] | None = None, net: Discriminator | None = None, pixel_grad: bool = False) -> Pass: ...
+
+
+@dataclass(frozen=True)
+class Context:
+    """All that a term may see of one micro-batch.
+
+    step: iterations done; substep: number of the D step within the iteration; images_seen: reals shown to D so far; batch: images of the
+    global batch; slots: this micro-batch's range of them; rng: the term's own stream, the same whatever other terms there are.
+    """
+
+    side: Side
+    step: int
+    substep: int
+    images_seen: int
+    batch: int
+    slots: range
+    rng: Rng
+    nets: Nets
+    passes: Mapping[str, Pass] = field(default_factory=dict)
+
+    def _pass(self, name: str) -> Pass:
+        if name not in self.passes:
+            raise RuntimeError(f"this term reads the {name} pass without declaring it: add {name}=View(...) to its needs(\"{self.side}\")")
+        return self.passes[name]
+
+    @property
+    def real(self) -> Pass:
+        return self._pass("real")
+
+    @property
+    def fake(self) -> Pass:
+        return self._pass("fake")
+
+    @property
+    def heldout(self) -> Pass:
+        return self._pass("heldout")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Adam's constants. lr: learning rate; betas; eps: added to the denominator."""
+
+    lr: float = 2e-4
+    betas: tuple[float, float] = (0.5, 0.999)
+    eps: float = 1e-8
+
+
+# ------------------------------------------------------------------------------------------------------------------ methods
+
+
+class Term(nn.Module):
+    """One addend of the objective, or an observer that adds nothing. State lives in buffers, written in `commit` alone.
+
+    every: lazy interval; the trainer multiplies the loss by `gain` (None: by `every`; a number where a release does otherwise). own_step: an
+    optimiser step of its own (StyleGAN2's lazy regularisation) rather than folded into the main one.
+    """
+
+    every: int = 1
+    own_step: bool = False
+    gain: float | None = None
+    exact_under_accumulation: bool = True
+    optim: Mapping[str, OptimConfig] = {}                # for parameters of its own, by side; default: those of the side that trains them
+
+    def setup(self, nets: Nets) -> None:
+        """Once, before training: build heads from `nets.D.feature_info`, copy a momentum encoder. Raise HandfulError where it can't serve."""
+
+    def needs(self, side: Side) -> Needs | None:
+        """What it wants of the passes of this side; None: idle there."""
+        return None
+
+    def active(self, side: Side, step: int, substep: int) -> bool:
+        """Whether it runs in this step."""
+        return step % self.every == 0
+
+    def forward(self, ctx: Context) -> Result:
+        """May run once per micro-batch; must not write own state."""
+        raise NotImplementedError
+
+    def commit(self, side: Side, means: Mapping[str, Tensor], gathered: Mapping[str, Tensor], nets: Nets, images: int) -> None:
+        """Once per optimiser step, the only writer of own state. means: of its stats, scalars on the device, equal on all ranks."""
+
+
+@runtime_checkable
+class AdversarialLoss(Protocol):
+    """Two pure functions of logits [B] or [B,*]; the mean over all of them is a scalar. paired: G's step wants the reals' logits too
+    (relativistic). rng: FastGAN's random margin."""
+
+    paired: bool
+
+    def d(self, real: Tensor, fake: Tensor, rng: Rng) -> Tensor: ...
+
+    def g(self, fake: Tensor, real: Tensor | None, rng: Rng) -> Tensor: ...
+
+
+@runtime_checkable
+class Strength(Protocol):
+    """Anything whose strength a controller may move: ADA's p, PA-GAN's bits, dropout's sigma."""
+
+    p: Tensor
+
+
+class Augment(nn.Module):
+    """A differentiable, shape-preserving random map of images [B,C,H,W] in [-1,1]; every image has parameters of its own."""
+
+    def draw(self, x: Tensor, rng: Rng, extra: Mapping[str, Tensor] | None = None) -> Augmented:
+        """What the trainer calls: random only through rng. extra: further scales of the same images, augmented with draws of their own."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """For anyone's loop: draws from torch's own generator."""
+        return self.draw(x, ambient(x.device)).image
+
+    def reals(self, x: Tensor, fakes: Tensor | None, rng: Rng) -> Tensor:
+        """The images shown as reals (APA mixes in fakes). Default: x."""
+        return x
+
+
+@runtime_checkable
+class Wrapper(Protocol):
+    """A method that must live inside a discriminator (PA-GAN, adaptive dropout, ContraD's heads); listed among the terms."""
+
+    def wrap(self, d: Discriminator) -> Discriminator: ...
+
+
+@runtime_checkable
+class Transfer(Protocol):
+    """A fine-tuning policy: what is loaded and frozen, what is put before G, what trains at a given time."""
+
+    def apply(self, nets: Nets) -> Nets: ...
+
+    def trainable(self, side: Side, images: int) -> Iterable[nn.Parameter]: ...
+
+
+Kwargs = Mapping[str, Any]
