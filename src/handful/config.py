@@ -1,0 +1,245 @@
+"""The configuration of a run: one tree, strict, JSON in and out, `--set a.b=c`.
+
+Methods appear as {"use": NAME, keyword: value, ...}; their keywords are checked against the constructor. A saved file holds every default, so
+that it reproduces the run whatever later versions change.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
+
+from . import catalog
+from .catalog import Use
+from .errors import HandfulError, UsageError, nearest
+
+
+def _to_use(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        if not isinstance(value.get("use"), str):
+            raise ValueError('must name a method: {"use": NAME, ...}')
+        return Use(**{"name" if k == "use" else k: v for k, v in value.items()})
+    return Use(value) if isinstance(value, str) else value
+
+
+UseField = Annotated[Use, BeforeValidator(_to_use), PlainSerializer(lambda u: {"use": u.name, **u.kwargs})]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, validate_default=True)
+
+
+class Data(Section):
+    """What is trained on, and how a file becomes a tensor."""
+
+    path: str = Field("", description="as typed: a folder or a zip")
+    resolution: int | tuple[int, int] = Field(256, description="pixels; or [height, width]")
+    channels: Literal[1, 3] = Field(3, description="grey or colour")
+    fit: Literal["crop", "pad", "stretch"] = Field("crop", description="how another aspect ratio becomes this one")
+    filter: Literal["lanczos", "box", "bicubic", "bilinear", "nearest"] = Field("lanczos", description="resize filter; it moves FID")
+    flip: bool = Field(True, description="mirror half of the reals")
+    labels: str | None = Field(None, description="folders, json, or a CSV file; none: unconditional")
+    max_images: int | None = Field(None, ge=1, description="a subset of this size, drawn by the seed")
+    skip_bad: bool = Field(False, description="train without the files that can't be read")
+    window: tuple[float, float] | None = Field(None, description="range of 16-bit values that is scaled to black..white")
+    count: int = Field(0, description="images found; filled in")
+    class_names: list[str] = Field([], description="filled in")
+    fingerprint: str = Field("", description="sha256 of the content; filled in")
+
+
+class Optim(Section):
+    """Adam."""
+
+    lr: float = Field(2e-4, gt=0)
+    betas: tuple[float, float] = (0.5, 0.999)
+    eps: float = Field(1e-8, gt=0)
+    warmup_kimg: float = Field(0.0, ge=0, description="the learning rate rises linearly over this")
+    decay_from_kimg: float | None = Field(None, description="from here it falls linearly to 0 at the end of the run")
+
+
+class Ema(Section):
+    """The averaged generator that people sample from."""
+
+    decay: float | None = Field(0.999, ge=0, lt=1, description="per iteration; or give halflife_kimg")
+    halflife_kimg: float | None = Field(None, gt=0)
+    rampup: float | None = Field(None, description="half-life at most this share of the images seen (StyleGAN2: 0.05)")
+    start_kimg: float = Field(0.0, ge=0, description="until here the average is the generator itself")
+    buffers: Literal["standing", "copy", "ema"] = Field(
+        "standing", description="batch-norm statistics of the average: measured on its own samples before use; the live ones; averaged")
+
+
+class Train(Section):
+    """The loop."""
+
+    kimg: float = Field(400.0, ge=0, description="length: thousands of real images shown to D")
+    batch: int = Field(8, ge=1, description="images of one optimiser step, over all processes")
+    micro_batch: int | None = Field(None, ge=1, description="images at once on one device; none: all")
+    g_batch: int | None = Field(None, ge=1, description="batch of G's step; none: batch")
+    order: Literal["dg", "gd"] = "dg"
+    d_steps: int = Field(1, ge=1, description="D steps per G step")
+    joint: bool = Field(False, description="one D pass over fakes and reals together")
+    share_fakes: bool = Field(False, description="the D step's augmented fakes serve the G step too")
+    fake_labels: Literal["data", "classes"] = Field("data", description="drawn from the images' labels, or uniformly over classes")
+    augment_at: list[Literal["real", "fake_d", "fake_g"]] = Field(
+        ["real", "fake_d", "fake_g"], description="where the augmentation acts; the paper's failure cases leave some out")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    compile: Literal["auto", "on", "off"] = "auto"
+    guard_kimg: float = Field(4.0, gt=0, description="non-finite gradients in this stretch of steps, without a good one, roll the run back")
+
+
+class Periodic(Section):
+    """What happens around the step, in kimg."""
+
+    log_kimg: float = Field(0.5, gt=0)
+    preview_kimg: float = Field(10.0, gt=0)
+    checkpoint_kimg: float = Field(40.0, gt=0)
+    keep_checkpoints: int = Field(3, ge=1)
+    preview_images: int = Field(36, ge=1)
+    tensorboard: bool = False
+
+
+class Config(Section):
+    format: Literal[1] = 1
+    handful: str = Field("", description="version that wrote the file")
+    recipe: str = ""
+    seed: int = Field(0, ge=0)
+    data: Data = Data()
+    g: UseField = Use("fastgan")
+    d: UseField = Use("fastgan")
+    augment: UseField = Use("none")
+    loss: UseField = Use("hinge")
+    terms: dict[str, UseField] = {}
+    optim_g: Optim = Optim()
+    optim_d: Optim = Optim()
+    ema: Ema = Ema()
+    train: Train = Train()
+    every: Periodic = Periodic()
+    notes: list[str] = Field([], description="why these settings were chosen, where handful chose")
+
+
+_METHODS = {"g": ("arch", "Generator"), "d": ("arch", "Discriminator"), "augment": ("augment", ""), "loss": ("losses", "")}
+
+
+def parse(tree: Mapping[str, Any]) -> Config:
+    """A checked configuration from a plain tree; every fault is named in one UsageError."""
+    tree = {**tree, "terms": {k: _named(k, v) for k, v in (tree.get("terms") or {}).items() if v is not None}}
+    try:
+        config = Config.model_validate(tree)
+    except ValidationError as error:
+        raise UsageError("; ".join(_fault(e) for e in error.errors())) from None
+    for name, (kind, which) in _METHODS.items():
+        catalog.check(kind, getattr(config, name), name, which)
+    for key, use in config.terms.items():
+        catalog.check("terms", use, f"terms.{key}")
+    if config.train.micro_batch and config.train.batch % config.train.micro_batch:
+        raise UsageError(f"train.micro_batch={config.train.micro_batch} must divide train.batch={config.train.batch}")
+    return config
+
+
+def resolved(config: Config) -> Config:
+    """The same configuration with every keyword of every method written out."""
+    from . import __version__
+
+    out = config.model_copy(deep=True)
+    out.handful = __version__
+    for name, (kind, which) in _METHODS.items():
+        setattr(out, name, _filled(kind, getattr(out, name), which))
+    out.terms = {k: _filled("terms", use) for k, use in out.terms.items()}
+    return out
+
+
+def to_tree(config: Config) -> dict[str, Any]:
+    return config.model_dump(mode="json")
+
+
+def dumps(config: Config) -> str:
+    return json.dumps(to_tree(config), indent=1, ensure_ascii=False)
+
+
+def read(path: Path) -> Config:
+    """A saved configuration. Raises HandfulError where the file isn't one."""
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise HandfulError(f"{path} doesn't exist") from None
+    except (OSError, ValueError) as error:
+        raise HandfulError(f"{path} can't be read as a configuration ({error}); restore it from a copy") from None
+    if not isinstance(tree, dict):
+        raise HandfulError(f"{path} is not a configuration: it holds no object")
+    return parse(tree)
+
+
+def assign(tree: dict[str, Any], settings: Iterable[str]) -> dict[str, Any]:
+    """`--set a.b=c` applied to a plain tree, in order. Values are JSON where they parse as JSON, text otherwise; `terms.x=null` drops a term."""
+    tree = json.loads(json.dumps(tree))
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        if not equals or not path:
+            raise UsageError(f"--set {setting}: write it as key=value, e.g. --set train.batch=16")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        *parents, last = path.split(".")
+        node = tree
+        for depth, key in enumerate(parents):
+            if not isinstance(node.get(key), dict):
+                if depth and parents[0] == "terms":
+                    node[key] = {"use": key}
+                elif isinstance(node.get(key), str) and key in _METHODS:
+                    node[key] = {"use": node[key]}
+                elif node.get(key) is None:
+                    node[key] = {}
+                else:
+                    raise UsageError(f"--set {setting}: '{'.'.join(parents[:depth + 1])}' is a value, not a section")
+            node = node[key]
+        if path in _METHODS and isinstance(value, str):
+            value = {"use": value}
+        node[last] = value
+    return tree
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid on `base`, section by section; a method of another name replaces the whole entry."""
+    out = dict(base)
+    for key, value in over.items():
+        old = out.get(key)
+        same = isinstance(old, Mapping) and isinstance(value, Mapping) and value.get("use", old.get("use")) == old.get("use")
+        out[key] = merge(old, value) if same else value
+    return out
+
+
+def differences(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
+    """Settings that differ, by dotted path: {path: (in a, in b)}."""
+    fa, fb = _flat(to_tree(a)), _flat(to_tree(b))
+    return {k: (fa.get(k), fb.get(k)) for k in sorted(fa.keys() | fb.keys()) if fa.get(k) != fb.get(k)}
+
+
+def _named(key: str, value: Any) -> Any:
+    return {"use": key, **value} if isinstance(value, Mapping) and "use" not in value else value
+
+
+def _filled(kind: str, use: Use, which: str = "") -> Use:
+    known = catalog.keywords(catalog.part(kind, use.name, which))
+    defaults = {k: p.default for k, p in known.items() if p.default is not p.empty and k not in ("resolution", "channels", "num_classes")}
+    return Use(use.name, **(defaults | use.kwargs))
+
+
+def _flat(tree: Any, path: str = "") -> dict[str, Any]:
+    if isinstance(tree, Mapping):
+        return {k: v for key, sub in tree.items() for k, v in _flat(sub, f"{path}.{key}" if path else key).items()}
+    return {path: tree}
+
+
+def _fault(error: Mapping[str, Any]) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        section: Any = Config
+        for part in error["loc"][:-1]:
+            section = section.model_fields[part].annotation
+        return f"unknown setting '{where}'{nearest(str(error['loc'][-1]), section.model_fields)}"
+    return f"{where}={error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"

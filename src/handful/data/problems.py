@@ -1,0 +1,70 @@
+"""Files that can't be used: what is wrong with each, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from PIL import Image, UnidentifiedImageError
+
+R = TypeVar("R")
+MAX_PIXELS = 300 * 10**6
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One file that can't be used: its name inside the source, what is wrong with it, and what to do about it."""
+
+    name: str
+    fault: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{show(self.name)}: {self.fault}; {self.remedy}"
+
+
+class Unusable(Exception):
+    """Raised inside a worker for a file that can't be used; becomes a `Problem`."""
+
+    def __init__(self, fault: str, remedy: str):
+        super().__init__(fault)
+        self.fault, self.remedy = fault, remedy
+
+
+def show(name: str) -> str:
+    """`name` on one printable line, whatever bytes a file name holds."""
+    return "".join(c if c.isprintable() else "?" for c in name)
+
+
+def attempt(source: Any, name: str, work: Callable[[Any], R]) -> R | Problem:
+    """`work` on a member of the source; any fault of the file becomes a `Problem` with a remedy."""
+    try:
+        if source.size(name) == 0:
+            raise Unusable("empty (0 bytes)", "copy it again, or delete it")
+        with source.open(name) as file:
+            return work(file)
+    except Exception as error:
+        fault, remedy = _explain(error, name)
+        return Problem(name, fault, remedy)
+
+
+def _explain(error: Exception, name: str) -> tuple[str, str]:
+    if isinstance(error, Unusable):
+        return error.fault, error.remedy
+    if isinstance(error, PermissionError):
+        return "no permission to read it", "chmod u+r it"
+    if isinstance(error, FileNotFoundError):
+        return "a link to nothing", "delete it, or put the file back"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"larger than {MAX_PIXELS // 10**6} million pixels", "make it smaller in an image editor"
+    if isinstance(error, UnidentifiedImageError):
+        if name.lower().endswith((".heic", ".heif")):
+            return "HEIC, which can't be read here", "convert it to JPEG or PNG"
+        return "not an image, or its beginning is damaged", "open it in a viewer; save it again, or delete it"
+    if isinstance(error, MemoryError):
+        return "too large for the memory", "make it smaller in an image editor"
+    text = " ".join(str(error).split())
+    if any(word in text for word in ("truncated", "broken data stream", "unrecognized data stream", "not processed", "Truncated")):
+        return f"cut short ({text})", "copy or download it again"
+    return f"damaged ({text or type(error).__name__})", "open it in a viewer; save it again, or delete it"

@@ -1,0 +1,64 @@
+"""The averaged generator: what people sample from."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ..config import Ema
+from ..rng import Rng, derive
+from ..seam import Generator
+
+STANDING_BATCHES, STANDING_BATCH = 8, 16
+
+
+def decay(settings: Ema, batch: int, images_seen: int) -> float:
+    """The factor on the old average for this iteration; images_seen counts before this iteration's batch (StyleGAN2-ADA's convention)."""
+    if images_seen < settings.start_kimg * 1000:
+        return 0.0
+    if settings.halflife_kimg is None:
+        return settings.decay or 0.0
+    half = settings.halflife_kimg * 1000
+    if settings.rampup is not None:
+        half = min(half, settings.rampup * images_seen)
+    return 0.5 ** (batch / max(half, 1e-8))
+
+
+@torch.no_grad()
+def update(G_ema: nn.Module, G: nn.Module, settings: Ema, batch: int, images_seen: int) -> None:
+    """G_ema <- decay G_ema + (1 - decay) G over parameters; buffers are copied, or averaged likewise with `buffers="ema"`."""
+    beta = decay(settings, batch, images_seen)
+    averaged, live = list(G_ema.parameters()), list(G.parameters())
+    pairs = list(zip(G_ema.buffers(), G.buffers()))
+    if settings.buffers == "ema":
+        averaged += [a for a, b in pairs if b.is_floating_point()]
+        live += [b for _, b in pairs if b.is_floating_point()]
+        pairs = [(a, b) for a, b in pairs if not b.is_floating_point()]
+    torch._foreach_lerp_(averaged, live, 1 - beta)
+    for a, b in pairs:
+        a.copy_(b)
+
+
+@torch.no_grad()
+def standing(G: Generator, batches: int = STANDING_BATCHES, batch: int = STANDING_BATCH) -> None:
+    """Replaces batch norm's statistics by those measured over `batches` batches of G's own samples (BigGAN's standing statistics).
+
+    The average of the weights has other statistics than any of the generators it averages; with these, a picture depends on its seed alone
+    and not on the batch it was made in. Deterministic: the samples come from a fixed stream.
+    """
+    norms = [m for m in G.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if not norms:
+        return
+    device = next(G.parameters()).device
+    kept = [m.momentum for m in norms]
+    for m in norms:
+        m.train()
+        m.reset_running_stats()
+        m.momentum = None                                # a plain average over the batches
+    rng = Rng(derive("standing statistics"), device)
+    for _ in range(batches):
+        c = rng.randint(G.num_classes, batch) if G.num_classes else None
+        G(rng.randn(batch, G.z_dim), c, rng=rng)
+    for m, momentum in zip(norms, kept):
+        m.momentum = momentum
+        m.eval()

@@ -1,0 +1,63 @@
+"""Adam for each player, with the lazy-regularisation correction applied once, and the guard against non-finite gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ..config import Config, Optim
+from ..seam import OptimConfig, Side, Term
+from .plan import Phase, lazy_correction
+
+
+def build(side: Side, net: nn.Module, terms: Mapping[str, Term], settings: Optim, plan: list[Phase]) -> torch.optim.Adam:
+    """One Adam: the network's parameters, then those of the terms that train on this side, each with its own settings where it has some."""
+    c = lazy_correction(plan, side)
+    groups = [_group("net", net.parameters(), settings, c)]
+    for name, term in terms.items():
+        if term.needs(side) is None or (side == "g" and term.needs("d") is not None and "g" not in term.optim):
+            continue                                     # a term's own parameters train on D's side unless it says otherwise
+        own = [p for p in term.parameters() if p.requires_grad]
+        if own:
+            groups.append(_group(name, own, term.optim.get(side, settings), c))
+    return torch.optim.Adam(groups, fused=_fused(groups))
+
+
+def _group(name: str, parameters: Iterable[nn.Parameter], o: Optim | OptimConfig, c: float) -> dict:
+    lr = o.lr * c
+    return {"name": name, "params": list(parameters), "lr": lr, "base_lr": lr, "betas": (o.betas[0] ** c, o.betas[1] ** c), "eps": o.eps}
+
+
+def _fused(groups: list[dict]) -> bool:
+    devices = {p.device.type for g in groups for p in g["params"]}
+    return devices <= {"cpu", "cuda", "mps"} and all(p.is_floating_point() for g in groups for p in g["params"])
+
+
+def schedule(optimiser: torch.optim.Optimizer, settings: Optim, images_seen: int, config: Config) -> None:
+    """Sets the learning rate for this moment: linear warm-up, linear decay to zero. A function of images seen, so nothing is carried."""
+    if not settings.warmup_kimg and settings.decay_from_kimg is None:
+        return
+    kimg = images_seen / 1000
+    factor = min(1.0, kimg / settings.warmup_kimg) if settings.warmup_kimg else 1.0
+    if settings.decay_from_kimg is not None and kimg > settings.decay_from_kimg:
+        factor *= max(0.0, (config.train.kimg - kimg) / max(config.train.kimg - settings.decay_from_kimg, 1e-9))
+    for group in optimiser.param_groups:
+        group["lr"] = group["base_lr"] * factor
+
+
+@torch.no_grad()
+def guard(optimiser: torch.optim.Optimizer, scale: float) -> tuple[Tensor, Tensor]:
+    """Undoes the loss scale, zeroes non-finite gradients. Returns (norm of all gradients, number of tensors that held a non-finite value),
+    both on the device: nothing waits for them."""
+    grads = [p.grad for g in optimiser.param_groups for p in g["params"] if p.grad is not None]
+    if not grads:
+        return torch.zeros(()), torch.zeros(())
+    if scale != 1:
+        torch._foreach_mul_(grads, 1 / scale)
+    norms = torch.stack(torch._foreach_norm(grads))
+    finite = torch.isfinite(norms)
+    for g in grads:
+        torch.nan_to_num_(g, nan=0.0, posinf=0.0, neginf=0.0)
+    return torch.where(finite, norms, 0).square().sum().sqrt(), (~finite).sum()

@@ -1,0 +1,83 @@
+"""How a network is run: precision, compiled or raw, buffers live or frozen. Autocast stands here and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from ..rng import Rng
+from ..seam import Augment, Augmented, Discriminator, Generated, Generator, Judged, Pass, View
+
+DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class LiveNets:
+    """The networks of a run (`seam.Nets`). Raw modules own parameters and state; compiled twins share them and serve first order only."""
+
+    def __init__(self, G: Generator, D: Discriminator, G_ema: Generator, augment: Augment, *, precision: str = "fp32",
+                 compile: bool = False) -> None:
+        self.G, self.D, self.G_ema, self.augment = G, D, G_ema, augment
+        self.dtype = DTYPES[precision]
+        self._fast = {}
+        if compile:
+            self._fast = {id(G): torch.compile(G), id(D): torch.compile(D)}
+        self.runs = 0                                    # passes through D so far: what sharing saves is counted in the tests
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.G.parameters()).device
+
+    def autocast(self) -> AbstractContextManager:
+        return torch.autocast(self.device.type, dtype=self.dtype) if self.dtype else nullcontext()
+
+    # ------------------------------------------------------------------------------------- the shared passes of a phase
+
+    def forward_g(self, z: Tensor, c: Tensor | None, rng: Rng, *, frozen: bool = False, raw: bool = False) -> Generated:
+        net = self.G if raw else self._fast.get(id(self.G), self.G)
+        with self.autocast(), frozen_buffers(self.G) if frozen else nullcontext():
+            out = net(z, c, rng=rng)
+        return Generated(out.image.float(), out.latent, z, c, {k: v.float() for k, v in out.extra.items()}, out.stats)
+
+    def forward_d(self, x_in: Tensor, c: Tensor | None, extra: Mapping[str, Tensor], view: View, *, frozen: bool = False,
+                  net: Discriminator | None = None) -> Judged:
+        raw = net or self.D
+        run = raw if view.pixel_grad else self._fast.get(id(raw), raw)
+        self.runs += 1
+        with self.autocast(), frozen_buffers(raw) if frozen else nullcontext():
+            out = run(x_in, c, extra, view.features)
+        return Judged(out.logits.float(), out.features)
+
+    # --------------------------------------------------------------------------------- further passes, for terms (seam.Nets)
+
+    def generate(self, z: Tensor, c: Tensor | None = None, *, rng: Rng) -> Generated:
+        return self.forward_g(z, c, rng, frozen=True, raw=True)
+
+    def judge(self, x: Tensor, c: Tensor | None = None, *, rng: Rng, want: frozenset[str] = frozenset(), augment: bool = True,
+              extra: Mapping[str, Tensor] | None = None, net: Discriminator | None = None, pixel_grad: bool = False) -> Pass:
+        """A further pass of images x through D (or `net`); extra: the further scales of a fake, None for reals."""
+        if pixel_grad and not x.requires_grad:
+            x = x.detach().requires_grad_()
+        aug = self.augment.draw(x, rng, extra or {}) if augment else Augmented(x, extra or {})
+        seen = aug.extra if extra else (net or self.D).extra_of(aug.image)
+        view = View(logits=True, features=want, pixel_grad=pixel_grad)
+        judged = self.forward_d(aug.image, c, seen, view, frozen=True, net=net)
+        return Pass(x, aug.image, judged, view, seen, None, c, aug, asked="nets.judge(...)")
+
+
+@contextmanager
+def frozen_buffers(module: nn.Module) -> Iterator[None]:
+    """Whatever the pass writes into buffers (batch norm's statistics, spectral norm's vectors) is undone: copies stand in for them.
+
+    Not restored in place: a graph that saved a buffer must find the values that it was made with.
+    """
+    held = [(m, k, b) for m in module.modules() for k, b in m._buffers.items() if b is not None]
+    for m, k, b in held:
+        m._buffers[k] = b.clone()
+    try:
+        yield
+    finally:
+        for m, k, b in held:
+            m._buffers[k] = b

@@ -1,0 +1,84 @@
+"""Terms become phases. The lazy gain and the order of updates are decided here, and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..seam import AdversarialLoss, Context, Needs, Result, Side, Term, View
+
+ADVERSARIAL = "adv"
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One optimiser step: which side, which terms, every how many iterations, and what each loss is multiplied by.
+
+    main: holds the adversarial loss; its passes update network buffers, those of the other phases don't.
+    """
+
+    side: Side
+    names: tuple[str, ...]
+    every: int
+    gain: Mapping[str, float]
+    main: bool
+
+    @property
+    def key(self) -> str:
+        return f"{self.side}:{'main' if self.main else self.every}"
+
+
+class Adversarial(Term):
+    """The adversarial loss as the first term of each side. Stats: per-image mean logits."""
+
+    def __init__(self, loss: AdversarialLoss) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def needs(self, side: Side) -> Needs:
+        logits = View(logits=True)
+        return Needs(real=logits, fake=logits) if side == "d" or self.loss.paired else Needs(fake=logits)
+
+    def forward(self, ctx: Context) -> Result:
+        fake = ctx.fake.logits
+        stats: dict[str, Tensor] = {"logits_fake": _per_image(fake)}
+        if ctx.side == "d":
+            stats |= {"logits_real": _per_image(ctx.real.logits)}
+            return Result(self.loss.d(ctx.real.logits, fake, ctx.rng), stats)
+        return Result(self.loss.g(fake, ctx.real.logits if self.loss.paired else None, ctx.rng), stats)
+
+
+def _per_image(logits: Tensor) -> Tensor:
+    return logits.detach().flatten(1).mean(1) if logits.ndim > 1 else logits.detach()
+
+
+def phases(terms: Mapping[str, Term], order: str) -> list[Phase]:
+    """The phases of an iteration in their order: per side the main one, then one per interval of the terms with a step of their own."""
+    out: list[Phase] = []
+    for side in order:
+        mine = {n: t for n, t in terms.items() if t.needs(side) is not None}
+        own = sorted({t.every for t in mine.values() if t.own_step})
+        for every in [None, *own]:
+            names = tuple(n for n, t in mine.items() if (not t.own_step if every is None else t.own_step and t.every == every))
+            gain = {n: float(terms[n].every if terms[n].gain is None else terms[n].gain) for n in names}
+            if names:
+                out.append(Phase(side, names, every or 1, gain, every is None))
+    return out
+
+
+def lazy_correction(plan: list[Phase], side: Side) -> float:
+    """c = k/(k+1) for the Adam of one player, with 1/k the sum of 1/every over its own-step phases; 1 without any.
+
+    StyleGAN2's correction (Karras et al. 2020, appendix B): lr <- lr c, betas <- betas^c. Without own steps 1/k = 0 and c = 1.
+    """
+    per_iteration = sum(1 / p.every for p in plan if p.side == side and not p.main)
+    return 1 / (1 + per_iteration)
+
+
+def union(terms: Mapping[str, Term], names: tuple[str, ...], side: Side) -> Needs:
+    out = Needs()
+    for name in names:
+        out = out | (terms[name].needs(side) or Needs())
+    return out
