@@ -1,0 +1,198 @@
+"""What `handful doctor` looks at. A check yields lines (state, what, found, remedy); one that raises is itself a "broken" line."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+Line = tuple[str, str, str, str]
+Check = Callable[[], Iterator[Line]]
+
+
+def run(check: Check) -> list[dict[str, str]]:
+    lines: list[Line] = []
+    try:
+        lines.extend(check())
+    except Exception as error:
+        lines.append(("broken", check.__name__, f"{type(error).__name__}: {' '.join(str(error).split())}", "please report this line"))
+    return [dict(zip(("state", "what", "found", "remedy"), line)) for line in lines]
+
+
+def versions() -> Iterator[Line]:
+    import numpy
+    import PIL
+    import torch
+
+    from .. import __version__
+
+    yield "ok", "handful", f"{__version__}, python {platform.python_version()}, {platform.system()} {platform.machine()}", ""
+    yield "ok", "libraries", f"torch {torch.__version__}, numpy {numpy.__version__}, pillow {PIL.__version__}", ""
+    if int(torch.__version__.split(".")[0]) == 2 and int(torch.__version__.split(".")[1]) < 6:
+        yield "broken", "torch", f"{torch.__version__} is too old", "pip install 'torch>=2.6'"
+
+
+def device() -> Iterator[Line]:
+    import torch
+
+    for i in range(torch.cuda.device_count()):
+        p = torch.cuda.get_device_properties(i)
+        yield "ok", f"cuda:{i}", f"{p.name}, {p.total_memory / 2**30:.0f} GB, compute capability {p.major}.{p.minor}", ""
+    if torch.cuda.is_available():
+        major = torch.cuda.get_device_capability()[0]
+        choice = "bf16" if major >= 8 else "fp16" if major == 7 else "fp32"
+        yield "ok", "precision", f"{choice} on capability {major}.x (bf16 is fast from 8.0 on, fp16 from 7.0)", ""
+    elif torch.backends.mps.is_available():
+        yield "ok", "mps", "Apple GPU; precision fp32", ""
+    else:
+        yield "note", "device", "no GPU that torch can use: training runs on the CPU", (
+            "the driver is there, but this torch is built without CUDA: install the build for it from pytorch.org"
+            if shutil.which("nvidia-smi") and not torch.backends.cuda.is_built() else "the narrow recipes are made for it")
+        fast = bf16_on_cpu()
+        yield "ok", "precision", "fp32 on a CPU" + ("; bf16 has its own instructions here, try --precision bf16" if fast else
+                                                   "; bf16 would be many times slower (no avx512_bf16 or amx)"), ""
+
+
+def bf16_on_cpu() -> bool:
+    """Whether the CPU multiplies bf16 in hardware; without it bf16 is 6 to 200 times slower than fp32."""
+    import torch
+
+    probes = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
+    if any(probe() for probe in probes if probe):
+        return True
+    cpuinfo = Path("/proc/cpuinfo")
+    return cpuinfo.is_file() and bool(re.search(r"\b(avx512_bf16|amx_bf16)\b", cpuinfo.read_text()))
+
+
+def threads_and_memory() -> Iterator[Line]:
+    import torch
+
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    used = torch.get_num_threads()
+    yield ("ok" if used <= usable else "note"), "threads", f"torch uses {used} of {usable} cores, {torch.backends.cpu.get_cpu_capability()}", (
+        "" if used <= usable else f"OMP_NUM_THREADS={usable} avoids that they wait for each other")
+    memory = free_memory_gb()
+    if memory is not None:
+        yield ("ok" if memory >= 4 else "note"), "memory", f"{memory:.1f} GB free", "" if memory >= 4 else "choose a small --batch and --res"
+
+
+def free_memory_gb() -> float | None:
+    """Free RAM, within the limit of the container if there is one; None where the system doesn't tell."""
+    found = []
+    meminfo, limit, used = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if meminfo.is_file() and (match := re.search(r"MemAvailable:\s+(\d+)", meminfo.read_text())):
+        found.append(int(match[1]) * 1024)
+    if limit.is_file() and used.is_file() and limit.read_text().strip().isdigit():
+        found.append(int(limit.read_text()) - int(used.read_text()))
+    if not found and hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return min(found) / 2**30 if found else None
+
+
+def operators() -> Iterator[Line]:
+    import torch
+
+    on = torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        weight = torch.zeros(1, device=on, requires_grad=True)
+        weight.grad = torch.ones_like(weight)
+        torch.optim.Adam([weight], fused=True).step()
+        yield "ok", "fused Adam", f"works on {on.type}", ""
+    except (RuntimeError, TypeError) as error:
+        yield "note", "fused Adam", f"not on {on.type} ({str(error).splitlines()[0]})", "the plain one is used, a little slower"
+    compiler = next(filter(None, map(shutil.which, [os.environ.get("CXX", ""), "g++", "clang++", "c++", "cl"])), None)
+    if on.type == "cuda" and importlib.util.find_spec("triton") is None:
+        yield "missing", "torch.compile", "no triton: training runs uncompiled", "pip install triton (Windows: triton-windows)"
+    elif compiler is None:
+        yield "missing", "torch.compile", "no C++ compiler: training runs uncompiled", (
+            "install one: apt install g++, xcode-select --install, or Visual Studio Build Tools")
+    else:
+        yield "ok", "torch.compile", f"has a compiler, {Path(compiler).name}" + ("" if on.type == "cuda" else "; on a CPU it is off by default"), ""
+    for name, works in (("conv", _conv), ("grid_sample", _grid_sample)):
+        yield from _double_backward(name, works, on)
+
+
+def _conv(x):
+    import torch
+
+    w = torch.linspace(-1, 1, 18, device=x.device, dtype=x.dtype).reshape(2, 1, 3, 3)
+    return torch.nn.functional.conv2d(x, w, padding=1).pow(3)
+
+
+def _grid_sample(x):
+    import torch
+
+    theta = torch.tensor([[[0.8, 0.3, 0.1], [-0.2, 0.9, 0.0]]], device=x.device, dtype=x.dtype)
+    grid = torch.nn.functional.affine_grid(theta, [1, 1, 4, 4], align_corners=False)
+    return torch.nn.functional.grid_sample(x, grid, align_corners=False).pow(3)
+
+
+def _double_backward(name: str, f, on) -> Iterator[Line]:
+    """A gradient of a gradient (R1 needs it) against a difference quotient, in double precision where the device has it."""
+    import torch
+
+    dtype, h, tolerance = (torch.float32, 1e-2, 5e-2) if on.type == "mps" else (torch.float64, 1e-5, 1e-6)
+    x = torch.linspace(-1, 1, 16, device=on, dtype=dtype).reshape(1, 1, 4, 4)
+
+    def penalty(x):
+        (g,) = torch.autograd.grad(f(x).sum(), x, create_graph=True)
+        return g.square().sum()
+
+    label = f"R1 by {name}"
+    try:
+        x.requires_grad_()
+        (exact,) = torch.autograd.grad(penalty(x), x)
+        step = torch.zeros_like(x)
+        step[0, 0, 1, 2] = h
+        quotient = (penalty(x + step) - penalty(x - step)) / (2 * h)
+        good = bool((exact[0, 0, 1, 2] - quotient).abs() <= tolerance * (1 + quotient.abs()))
+    except (RuntimeError, NotImplementedError) as error:
+        yield "note", label, f"not on {on.type} ({str(error).splitlines()[0]})", "gradient penalties run where it works, --device cpu"
+        return
+    # every network has convolutions; grid_sample is ADA's alone
+    yield ("ok", label, "double backward is exact", "") if good else (
+        "broken" if name == "conv" else "note", label, "double backward gives wrong numbers", "use another torch: pip install -U torch")
+
+
+def weights() -> Iterator[Line]:
+    from ..features import weights
+
+    for name in weights.names():
+        path = weights.path_of(name)
+        yield ("ok", f"weights {name}", str(path), "") if path else ("missing", f"weights {name}", "not here yet", f"handful weights get {name}")
+
+
+def extras() -> Iterator[Line]:
+    wanted: dict[str, list[str]] = {}
+    for line in importlib.metadata.requires("handful") or ():
+        if (extra := re.search(r"""extra\s*==\s*['"]([\w-]+)""", line)) and extra[1] not in ("dev", "test"):
+            wanted.setdefault(extra[1], []).append(re.match(r"[\w.-]+", line)[0])
+    for extra, distributions in sorted(wanted.items()):
+        absent = [d for d in distributions if not _installed(d)]
+        yield ("missing", f"extra {extra}", f"without {', '.join(absent)}", f"pip install 'handful[{extra}]'") if absent else (
+            "ok", f"extra {extra}", "installed", "")
+
+
+def _installed(distribution: str) -> bool:
+    try:
+        return bool(importlib.metadata.version(distribution))
+    except importlib.metadata.PackageNotFoundError:
+        return False
+
+
+def disk() -> Iterator[Line]:
+    free = shutil.disk_usage(".").free / 2**30
+    yield ("ok" if free >= 5 else "note"), "disk", f"{free:.1f} GB free here", "" if free >= 5 else "a run at 256 keeps up to 2 GB of checkpoints"
+    if not os.access(".", os.W_OK):
+        yield "note", "folder", "this folder can't be written to", "run handful from another one, or give --out"
+    if sys.stdout.encoding and sys.stdout.encoding.lower().replace("-", "") not in ("utf8", "cp65001"):
+        yield "note", "terminal", f"encoding {sys.stdout.encoding} can't show every file name", "PYTHONUTF8=1 mends it"
+
+
+ALL: tuple[Check, ...] = (versions, device, threads_and_memory, operators, weights, extras, disk)

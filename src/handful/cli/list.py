@@ -1,0 +1,66 @@
+"""Architectures, augmentations, losses, terms and recipes by name; with a name: its settings."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from typing import Any
+
+import click
+
+from .. import catalog
+
+
+@click.command()
+@click.argument("kind", required=False, metavar="[" + "|".join(catalog.KINDS) + "]")
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(kind: str | None, name: str | None, as_json: bool) -> None:
+    """List the methods of one KIND (of every kind without it), one line each; with a NAME: its settings, their defaults, where it comes from.
+
+    A setting is given in the configuration, e.g. handful train DATA --set terms.lecam.weight=0.1
+    """
+    if name and kind:
+        found = describe(kind, name)
+        click.echo(json.dumps(found, indent=1, ensure_ascii=False) if as_json else _page(found))
+        return
+    listed = {k: {n: catalog.summary(k, n) for n in catalog.names(k)} for k in ([kind] if kind else catalog.KINDS)}
+    if as_json:
+        click.echo(json.dumps(listed[kind] if kind else listed, indent=1, ensure_ascii=False))
+        return
+    for k, methods in listed.items():
+        if not kind:
+            click.echo(f"{k}:" if methods else f"{k}: none yet")
+        click.echo("".join(f"{line}\n" for line in _aligned([*methods.items()], indent=0 if kind else 2)), nl=False)
+
+
+def describe(kind: str, name: str) -> dict[str, Any]:
+    """{kind, name, doc, settings: {part: {setting: {type, default}}}}; the part is "" where the method is one class or function."""
+    found = catalog.load(kind, name)
+    parts = {which: catalog.part(kind, name, which) for which in ("Generator", "Discriminator")} if kind == "arch" else {"": found}
+    doc = inspect.getdoc(found if inspect.ismodule(found) else inspect.getmodule(found)) or ""
+    return {"kind": kind, "name": name, "doc": doc, "settings": {which: _settings(part) for which, part in parts.items()}}
+
+
+def _settings(part: Any) -> dict[str, dict[str, Any]]:
+    known = catalog.keywords(part) if inspect.isclass(part) else dict(inspect.signature(part).parameters)
+    return {k: {"type": inspect.formatannotation(p.annotation).replace("typing.", "") if p.annotation is not p.empty else "",
+                "default": None if p.default is p.empty else _plain(p.default), "required": p.default is p.empty} for k, p in known.items()}
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, str | int | float | bool | list | tuple | dict | None) else repr(value)
+
+
+def _page(found: dict[str, Any]) -> str:
+    lines = [found["doc"]]
+    for which, settings in found["settings"].items():
+        lines += ["", f"Settings of the {which.lower()}:" if which else "Settings:"]
+        rows = [(k, s["type"], "required" if s["required"] else f"= {s['default']!r}") for k, s in settings.items()]
+        lines += _aligned(rows, indent=2) or ["  none"]
+    return "\n".join(lines)
+
+
+def _aligned(rows: list[tuple[str, ...]], indent: int) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows)][:-1]
+    return [" " * indent + "  ".join([*(c.ljust(w) for c, w in zip(row, widths)), row[-1]]).rstrip() for row in rows]
