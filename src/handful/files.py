@@ -1,32 +1,57 @@
-"""Files that are whole or absent: written to a temporary name in the same folder, synced, renamed."""
+"""Files on the ground floor: atomic writing, and checkpoints read without executing anything in them."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
+
+from .errors import HandfulError
+
+FORMAT = 1
+MIGRATIONS: Mapping[int, Callable[[dict], dict]] = {}        # format n -> the function that makes a state of format n + 1
 
 
-@contextmanager
-def replacing(path: Path | str) -> Iterator[Path]:
-    """Yields a temporary path beside `path` to write to; on success it becomes `path`, on any exception it is removed and `path` stays.
-
-    The temporary name keeps the suffix, since image writers choose the format by it. Missing parent folders are made.
-    """
-    path = Path(path)
+def atomic(path: Path, write: Callable[[Path], None]) -> None:
+    """Writes to a temporary name in the same folder, syncs, renames: a reader finds the old file or the new one, never half of one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
+        write(temporary)
+        with open(temporary, "rb+") as f:
+            os.fsync(f.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        raise HandfulError(f"{path} can't be written ({error.strerror or error}); free some space or name another --out, then "
+                           f"handful train --resume {path.parent.parent if path.parent.name == 'checkpoints' else path.parent}") from error
+    except RuntimeError as error:                            # torch's writer wraps what the disk says
+        raise HandfulError(f"{path} can't be written ({str(error).splitlines()[0]}); is the disk full?") from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def write_text(path: Path | str, text: str) -> None:
-    """UTF-8 with plain newlines on every system."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+def write_text(path: Path, text: str) -> None:
+    atomic(path, lambda p: p.write_text(text, encoding="utf-8"))
+
+
+def load_checkpoint(path: Path, device: Any = "cpu") -> dict[str, Any]:
+    """A checkpoint's contents, migrated to the present format. Nothing in the file is executed."""
+    import torch
+
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise HandfulError(f"{path} doesn't exist") from None
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise HandfulError(f"{path} is cut short or damaged ({str(error).splitlines()[0][:80]}); take an earlier file of the same folder") from None
+    except Exception as error:                               # weights_only's refusal is an UnpicklingError of pickle
+        raise HandfulError(f"{path} holds more than tensors and is not a checkpoint of handful ({type(error).__name__})") from None
+    if not isinstance(state, dict) or "format" not in state:
+        raise HandfulError(f"{path} is not a checkpoint of handful")
+    while state["format"] != FORMAT:
+        if state["format"] not in MIGRATIONS:
+            raise HandfulError(f"{path} has format {state['format']}, newer than this handful; install a newer version")
+        state = MIGRATIONS[state["format"]](state)
+    return state

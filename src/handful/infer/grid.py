@@ -21,7 +21,8 @@ def grid(images: NDArray[np.uint8], columns: int | None = None, pad: int = 2, la
          background: int = 255) -> NDArray[np.uint8]:
     """uint8 [N,H,W,C] as one sheet uint8 [H',W',C], row by row, with `pad` pixels of `background` between.
 
-    columns: None for a near-square sheet, without empty places where N allows it. labels: a caption under each image, cut to its width.
+    columns: None for a near-square sheet, without empty places where N allows it. labels: a caption under each image,
+    cut to its width.
     """
     images = np.asarray(images)
     if images.ndim != 4 or images.dtype != np.uint8 or not images.size:
@@ -45,7 +46,10 @@ def near_square(n: int) -> int:
 
 
 def save_image(path: Path | str, array: NDArray[np.uint8], quality: int = 92) -> Path:
-    """Writes uint8 [H,W,C] (C: 1 grey, 3 colour, 4 with alpha) or [H,W] as JPEG or PNG, by the suffix; whole or not at all. Returns the path."""
+    """Writes uint8 [H,W] or [H,W,C] (1 grey, 3 colour, 4 with alpha) as JPEG or PNG, by the suffix, whole or not at all.
+
+    quality: JPEG's. Returns the path. Raises UsageError for another suffix, HandfulError where JPEG can't hold the size.
+    """
     path = Path(path)
     format = _FORMATS.get(path.suffix.lower())
     if format is None:

@@ -21,10 +21,12 @@ REWOUND = (NAME, "metrics.jsonl")
 class Log:
     """The log of one run; also a context manager.
 
-    folder: the run's. total_images, start_images: where the run ends, and where this process took it up. quiet: nothing on the screen (the
-    file is written all the same). tensorboard: scalars too, which needs the extra. machine: the device in words, for the report.
+    folder: the run's. total_images, start_images: where the run ends, and where this process took it up. quiet: nothing on
+    the screen (the file is written all the same). tensorboard: scalars too, which needs the extra. machine: the device in
+    words, for the report.
 
-    A line of log.jsonl is {"images": n, NAME: value ...}, {"images": n, "note": text} or {"images": n, "machine": text}. NaN and infinities are null.
+    A line of log.jsonl is {"images": n, NAME: value ...}, {"images": n, "note": text} or {"images": n, "machine": text}.
+    NaN and infinities are null.
     """
 
     def __init__(self, folder: Path, *, total_images: int, start_images: int = 0, quiet: bool = False, tensorboard: bool = False,
@@ -87,7 +89,7 @@ class Log:
 
 
 def read(path: Path | str) -> list[dict[str, Any]]:
-    """The lines of a JSON-lines file that can be read, in order; broken ones (a killed process, a full disk) are left out. [] without a file."""
+    """The readable lines of a JSON-lines file, in order, without those that a killed process left broken. [] without a file."""
     try:
         text = Path(path).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
@@ -96,7 +98,7 @@ def read(path: Path | str) -> list[dict[str, Any]]:
 
 
 def rewind(folder: Path, images: int) -> None:
-    """On resume: drops from log.jsonl and metrics.jsonl what lies beyond `images`, and half-written lines. Atomic; untouched if there is none."""
+    """On resume: drops what lies beyond `images`, and half-written lines, from log.jsonl and metrics.jsonl. Atomic."""
     for path in (Path(folder) / name for name in REWOUND):
         if not path.is_file():
             continue
@@ -249,7 +251,8 @@ class _Bar(_Screen):
 
     def show(self, images: int, images_per_sec: float, values: Mapping[str, float]) -> None:
         self._shown = time.monotonic()
-        self._progress.update(self._task, completed=images, description=status(images, self.total, images_per_sec, values), refresh=True)
+        text = status(images, self.total, images_per_sec, values)
+        self._progress.update(self._task, completed=images, description=text, refresh=True)
 
     def say(self, line: str) -> None:
         self._progress.console.print(line, markup=False)

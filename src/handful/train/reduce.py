@@ -31,7 +31,7 @@ def gradients(parameters: Iterable[nn.Parameter], sums: dict[str, Tensor], world
         p.grad.copy_(flat[at:at + p.numel()].view_as(p))
         at += p.numel()
     for k in keys:
-        sums[k] = flat[at:at + sums[k].numel()].view_as(sums[k]).double()
+        sums[k] = flat[at:at + sums[k].numel()].view_as(sums[k]).clone()
         at += sums[k].numel()
 
 

@@ -1,0 +1,193 @@
+"""A trained generator, from whatever file it lies in, and pictures from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from .. import catalog
+from .. import config as config_module
+from ..config import Config
+from ..errors import HandfulError, UsageError, nearest
+from ..files import load_checkpoint
+from ..rng import derive
+from ..seam import Generator
+
+
+class SeedRng:
+    """`rng.Rng` for sampling: every row has a stream of its own, made from its seed, so that a picture doesn't depend on its batch."""
+
+    def __init__(self, seeds: Sequence[int], device: torch.device, *purpose: object) -> None:
+        self.seeds, self.device, self.purpose = seeds, device, purpose
+        self._streams = [np.random.Generator(np.random.PCG64(derive(s, "sample", *purpose))) for s in seeds]
+        self._shared = np.random.Generator(np.random.PCG64(derive("sample", *purpose)))
+
+    def _rows(self, draw) -> Tensor:
+        return torch.from_numpy(np.stack([draw(s) for s in self._streams])).to(self.device)
+
+    def randn(self, n: int, *shape: int) -> Tensor:
+        return self._rows(lambda s: s.standard_normal(shape, dtype=np.float32))
+
+    def rand(self, n: int, *shape: int) -> Tensor:
+        return self._rows(lambda s: s.random(shape, dtype=np.float32))
+
+    def randint(self, high: int, n: int, *shape: int) -> Tensor:
+        return self._rows(lambda s: s.integers(high, size=shape))
+
+    def integer(self, high: int) -> int:
+        return int(self._shared.integers(high))
+
+    def fork(self, *purpose: object, batch: int | None = None, slots: range | None = None) -> SeedRng:
+        return SeedRng(self.seeds, self.device, *self.purpose, *purpose)
+
+
+class Model:
+    """A generator ready to sample: `sample(seeds)` gives uint8 pictures. config: the run's settings; images_seen: how long it trained."""
+
+    def __init__(self, generator: Generator, config: Config, images_seen: int = 0) -> None:
+        self.generator, self.config, self.images_seen = generator.eval().requires_grad_(False), config, images_seen
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.generator.parameters()).device
+
+    @property
+    def class_names(self) -> list[str]:
+        return self.config.data.class_names
+
+    def to(self, device: torch.device | str) -> Model:
+        self.generator.to(device)
+        return self
+
+    def latents(self, seeds: Iterable[int]) -> Tensor:
+        """z [N, z_dim], fp32: row s is RandomState(s).randn(1, z_dim), the official convention of the StyleGAN line."""
+        rows = [np.random.RandomState(check_seed(s)).randn(1, self.generator.z_dim) for s in seeds]
+        return torch.from_numpy(np.concatenate(rows)).float().to(self.device)
+
+    def label(self, label: str | int | None, count: int) -> Tensor | None:
+        """c [count] for a class by name or number; None: the classes in turn. Raises UsageError with the nearest name."""
+        n, names = self.generator.num_classes, self.class_names
+        if n == 0:
+            if label is not None:
+                raise UsageError(f"--class {label}: this model was trained without classes; leave it out")
+            return None
+        if label is None:
+            return torch.arange(count, device=self.device) % n
+        if str(label) in names:
+            index = names.index(str(label))
+        elif str(label).isdigit() and int(label) < n:
+            index = int(label)
+        else:
+            raise UsageError(f"no class '{label}'{nearest(str(label), names or [str(i) for i in range(n)])}")
+        return torch.full((count,), index, device=self.device)
+
+    def sample(self, seeds: Iterable[int], truncation: float = 1.0, label: str | int | None = None, batch: int = 16) -> np.ndarray:
+        """Pictures, uint8 [N, H, W, C] in 0..255. truncation: 1 none, 0 the average picture; scales z where there is no mapping network."""
+        parts = list(self.stream(seeds, truncation, label, batch))
+        if not parts:
+            raise UsageError("no seeds: name some, e.g. 0-63")
+        return np.concatenate(parts)
+
+    @torch.inference_mode()
+    def stream(self, seeds: Iterable[int], truncation: float = 1.0, label: str | int | None = None, batch: int = 16) -> Iterator[np.ndarray]:
+        """`sample`, a batch at a time."""
+        seeds = [check_seed(s) for s in seeds]
+        c = self.label(label, len(seeds))
+        for at in range(0, len(seeds), batch):
+            some = seeds[at:at + batch]
+            z = self.latents(some) * truncation
+            image = self.generator(z, None if c is None else c[at:at + batch], rng=SeedRng(some, self.device)).image
+            yield to_uint8(image)
+
+
+def to_uint8(image: Tensor) -> np.ndarray:
+    """[B,C,H,W] in [-1,1] to uint8 [B,H,W,C]."""
+    return (image.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def check_seed(seed: int) -> int:
+    if not 0 <= int(seed) < 2**32:
+        raise UsageError(f"seed {seed}: seeds are whole numbers from 0 to 4294967295")
+    return int(seed)
+
+
+def load(model: str | Path, device: str | torch.device = "auto") -> Model:
+    """A Model from a run folder, a checkpoint (.pt) or a .safetensors. Nothing in any of them is executed.
+
+    Raises HandfulError where the path is none of these, or is damaged.
+    """
+    path = Path(model)
+    device = pick_device(str(device))
+    if path.is_dir():
+        return _from_folder(path, device)
+    if not path.exists():
+        beside = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
+        raise HandfulError(f"{model} doesn't exist{nearest(path.name, beside) if beside else ''}")
+    if path.suffix == ".safetensors":
+        return _from_safetensors(path, device)
+    if path.suffix == ".pt":
+        return _from_checkpoint(path, device)
+    raise HandfulError(f"{model} is no model: give a run folder, a checkpoint (.pt) or a .safetensors")
+
+
+def generator_of(config: Config) -> Generator:
+    """The generator that a configuration describes, freshly initialised."""
+    d = config.data
+    classes = len(d.class_names)
+    return catalog.build("arch", config.g, "Generator", resolution=d.resolution, channels=d.channels, num_classes=classes)
+
+
+def pick_device(device: str) -> torch.device:
+    """"auto": CUDA, else Apple's GPU, else the CPU. Raises UsageError where the named device isn't there."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError):
+        raise UsageError(f"--device {device}: not available here; try --device auto, or see handful doctor") from None
+    return chosen
+
+
+def _from_folder(folder: Path, device: torch.device) -> Model:
+    if not (folder / "config.json").exists():
+        raise HandfulError(f"{folder} is not a run folder: it has no config.json")
+    if (folder / "model.safetensors").exists():
+        return _from_safetensors(folder / "model.safetensors", device)
+    found = sorted((folder / "checkpoints").glob("*.pt"))
+    if not found:
+        raise HandfulError(f"{folder} holds no model yet; go on with: handful train --resume {folder}")
+    return _from_checkpoint(found[-1], device)
+
+
+def _from_safetensors(path: Path, device: torch.device) -> Model:
+    try:
+        with safe_open(path, "pt", device=str(device)) as f:
+            metadata = f.metadata() or {}
+            tensors = {k: f.get_tensor(k) for k in f.keys()}
+    except (SafetensorError, OSError) as error:
+        raise HandfulError(f"{path} is cut short or damaged ({str(error)[:80]}); write it anew from a checkpoint of its run") from None
+    if "config" not in metadata:
+        raise HandfulError(f"{path} has no configuration of handful in its metadata; it was written by something else")
+    return _built(json.loads(metadata["config"]), tensors, device, int(metadata.get("images_seen", 0)), path)
+
+
+def _from_checkpoint(path: Path, device: torch.device) -> Model:
+    state = load_checkpoint(path, device)
+    return _built(json.loads(state["config"]), state["G_ema"], device, state["progress"]["images_seen"], path)
+
+
+def _built(tree: dict, tensors: dict[str, Tensor], device: torch.device, images_seen: int, path: Path) -> Model:
+    config = config_module.parse(tree)
+    generator = generator_of(config)
+    try:
+        generator.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise HandfulError(f"{path} doesn't fit its own configuration ({str(error).splitlines()[0]}); it was changed or is from another version") from None
+    return Model(generator.to(device), config, images_seen)

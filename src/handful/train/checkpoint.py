@@ -1,0 +1,44 @@
+"""What a run leaves behind to go on from and to sample from: plain, atomic, loadable without executing anything."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from .. import config as config_module
+from ..config import Config
+from ..files import FORMAT, atomic, write_text
+
+
+def save(folder: Path, config: Config, state: Mapping[str, Any], keep: int) -> Path:
+    """checkpoints/IMAGES_SEEN.pt and the index; older files beyond the last `keep` go. Returns the path."""
+    images = state["progress"]["images_seen"]
+    path = folder / "checkpoints" / f"{images:09d}.pt"
+    whole = {"format": FORMAT, "config": config_module.dumps(config), **state}
+    atomic(path, lambda p: torch.save(whole, p))
+    write_text(folder / "checkpoints" / "index.json", json.dumps({"last": path.name, "best": None, "metric": None}))
+    for old in sorted((folder / "checkpoints").glob("*.pt"))[:-keep]:
+        if old != path:
+            old.unlink(missing_ok=True)
+    return path
+
+
+def config_of(state: Mapping[str, Any]) -> Config:
+    return config_module.parse(json.loads(state["config"]))
+
+
+def all_of(folder: Path) -> list[Path]:
+    """The checkpoints of a run, the newest first."""
+    return sorted((folder / "checkpoints").glob("*.pt"), reverse=True)
+
+
+def save_model(path: Path, config: Config, G_ema: torch.nn.Module, images_seen: int) -> None:
+    """model.safetensors: the averaged generator alone, with the configuration in its metadata."""
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in G_ema.state_dict().items()}
+    metadata = {"format": "pt", "handful": str(FORMAT), "config": config_module.dumps(config), "images_seen": str(images_seen)}
+    atomic(path, lambda p: save_file(tensors, p, metadata))

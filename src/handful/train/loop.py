@@ -1,0 +1,364 @@
+"""The trainer: one iteration, from reals and latents to stepped networks. Everything around the step is in `fit.py`."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import catalog
+from ..config import Config
+from ..data import Dataset, Sampler
+from ..errors import HandfulError
+from ..rng import Rng, derive
+from ..seam import Augmented, Context, Generated, Judged, Needs, Pass, Side, Term, View
+from . import ema, optim, reduce
+from .passes import LiveNets
+from .plan import ADVERSARIAL, Adversarial, Phase, phases, union
+
+FP16_LOSS_SCALE = 1024.0            # keeps small fp16 gradients out of the subnormal range; undone before the guard
+
+
+class Trainer:
+    """Networks, terms, optimisers, and the iteration that moves them.
+
+    config: resolved settings; dataset: the images; device, rank, world: where this process stands. After `step()`, `images_seen` counts the
+    real images shown to D, and `take_log()` gives the means since the last call.
+    """
+
+    def __init__(self, config: Config, dataset: Dataset, device: torch.device, *, rank: int = 0, world: int = 1,
+                 precision: str = "fp32", compile: bool = False) -> None:
+        self.config, self.dataset, self.device, self.rank, self.world = config, dataset, device, rank, world
+        self.batch = config.train.batch
+        self.g_batch = config.train.g_batch or self.batch
+        for name, batch in (("train.batch", self.batch), ("train.g_batch", self.g_batch)):
+            if batch % world:
+                raise HandfulError(f"{name}={batch} can't be shared by {world} processes; take a multiple of {world}")
+        self.micro_batch = min(config.train.micro_batch or self.batch, max(self.batch, self.g_batch) // world)
+        self.sampler = Sampler(len(dataset), derive(config.seed, "order"))
+        self.nets = self._networks(precision, compile)
+        self.terms = nn.ModuleDict(self._terms())
+        self.plan = phases(self.terms, config.train.order)
+        self._check()
+        self.optim = {
+            "g": optim.build("g", self.nets.G, self.terms, config.optim_g, self.plan),
+            "d": optim.build("d", self.nets.D, self.terms, config.optim_d, self.plan)}
+        self.scale = FP16_LOSS_SCALE if precision == "fp16" else 1.0
+        self.images_seen = self.iteration = 0
+        self.notes: list[str] = []                                    # said aloud by whoever runs the loop
+        self._log: dict[str, list[Any]] = {}
+        self._shared: dict[int, tuple[Generated, Augmented]] = {}
+        self._say_what_accumulation_changes()
+
+    # ------------------------------------------------------------------------------------------------------- building
+
+    def _networks(self, precision: str, compile: bool) -> LiveNets:
+        height_width = self.dataset.resolution
+        known = {"resolution": height_width[0] if height_width[0] == height_width[1] else tuple(height_width),
+                 "channels": self.dataset.channels, "num_classes": self.dataset.num_classes}
+        torch.manual_seed(derive(self.config.seed, "init", "g"))
+        G = catalog.build("arch", self.config.g, "Generator", **known)
+        torch.manual_seed(derive(self.config.seed, "init", "d"))
+        D = catalog.build("arch", self.config.d, "Discriminator", **known)
+        augment = catalog.build("augment", self.config.augment)
+        G_ema = copy.deepcopy(G).eval().requires_grad_(False)
+        return LiveNets(G.to(self.device), D.to(self.device), G_ema.to(self.device), augment.to(self.device),
+                        precision=precision, compile=compile)
+
+    def _terms(self) -> dict[str, Term]:
+        out: dict[str, Term] = {ADVERSARIAL: Adversarial(catalog.build("losses", self.config.loss))}
+        for name, use in self.config.terms.items():
+            if name == ADVERSARIAL:
+                raise HandfulError("a term can't be called 'adv': the adversarial loss has that name")
+            torch.manual_seed(derive(self.config.seed, "init", name))
+            out[name] = catalog.build("terms", use)
+            out[name].setup(self.nets)
+            out[name].to(self.device)
+        return out
+
+    def _check(self) -> None:
+        for phase in self.plan:
+            need = union(self.terms, phase.names, phase.side)
+            if need.heldout:
+                raise HandfulError(f"terms {', '.join(phase.names)} want held-out images, and this data set has none")
+            for view in (need.real, need.fake):
+                unknown = view.features - self.nets.D.feature_info.keys()
+                if unknown:
+                    raise HandfulError(f"{self.config.d.name} has no feature {sorted(unknown)}; it has {sorted(self.nets.D.feature_info)}")
+            if phase.side == "g" and need.real and self.g_batch != self.batch:
+                raise HandfulError("train.g_batch must equal train.batch where G's step needs the reals (a relativistic loss)")
+
+    def _say_what_accumulation_changes(self) -> None:
+        if self.world > 1 or self.micro_batch < self.batch:
+            why = [n for n, t in self.terms.items() if not t.exact_under_accumulation]
+            why += [n for n, net in (("G", self.nets.G), ("D", self.nets.D)) if net.has_batch_stats]
+            if why:
+                self.notes.append(f"{', '.join(why)}: computed per micro-batch of {self.micro_batch} on each of {self.world} processes, "
+                                  f"so a run with the whole batch of {self.batch} at once differs slightly")
+
+    # -------------------------------------------------------------------------------------------------- the iteration
+
+    def step(self) -> None:
+        """One iteration: D's steps and G's step in the configured order, then the average of G."""
+        last = self.images_seen + (self.config.train.d_steps - 1) * self.batch
+        for side in self.config.train.order:
+            main, *own = [p for p in self.plan if p.side == side]
+            if side == "d":
+                for substep in range(self.config.train.d_steps):
+                    self._run(main, self.images_seen + substep * self.batch, substep)
+            else:
+                self._run(main, last if self.config.train.order == "dg" else self.images_seen, 0)
+            for phase in own:
+                if self.iteration % phase.every == 0:
+                    self._run(phase, last, 0)
+        self._shared.clear()
+        ema.update(self.nets.G_ema, self.nets.G, self.config.ema, self.batch * self.config.train.d_steps, self.images_seen)
+        self.iteration += 1
+        self.images_seen += self.batch * self.config.train.d_steps
+
+    def _run(self, phase: Phase, at: int, substep: int) -> None:
+        """One optimiser step. at: images seen before it, the key of its reals and its randomness."""
+        active = tuple(n for n in phase.names if self.terms[n].active(phase.side, self.iteration, substep))
+        if not active:
+            return
+        while True:
+            try:
+                sums, gather = self._accumulate(phase, active, at, substep)
+                break
+            except torch.OutOfMemoryError:
+                self._halve()
+        optimiser = self.optim[phase.side]
+        parameters = [p for g in optimiser.param_groups for p in g["params"]]
+        reduce.gradients(parameters, sums, self.world)
+        norm, bad = optim.guard(optimiser, self.scale)
+        settings = self.config.optim_g if phase.side == "g" else self.config.optim_d
+        optim.schedule(optimiser, settings, at, self.config)
+        optimiser.step()
+        reduce.buffers((self.nets.G, self.nets.D), self.world)
+        self._commit(phase, active, sums, gather)
+        self._note(phase, active, sums, norm, bad)
+
+    def _accumulate(self, phase: Phase, active: tuple[str, ...], at: int, substep: int) -> tuple[dict[str, Tensor], dict[str, list[Tensor]]]:
+        """The gradients of one optimiser step, micro-batch by micro-batch; returns per-sample sums with their counts, and what is gathered."""
+        need = union(self.terms, active, phase.side)
+        adversarial = self.terms[ADVERSARIAL].needs(phase.side) if phase.main else Needs()
+        batch = self.g_batch if phase.side == "g" else self.batch
+        local = batch // self.world
+        self._train_only(phase.side)
+        self.optim[phase.side].zero_grad(set_to_none=True)
+        sums: dict[str, Tensor] = {}
+        gather: dict[str, list[Tensor]] = {}
+        for start in range(self.rank * local, (self.rank + 1) * local, self.micro_batch):
+            slots = range(start, min(start + self.micro_batch, (self.rank + 1) * local))
+            passes = self._passes(phase, need, adversarial, at, batch, slots)
+            total: Tensor | None = None
+            for name in active:
+                term = self.terms[name]
+                ctx = Context(phase.side, self.iteration, substep, self.images_seen, batch, slots,
+                              self._rng(at, phase.key, "term", name, batch=batch, slots=slots), self.nets,
+                              self._seen_by(passes, term.needs(phase.side) or Needs(), name))
+                result = term(ctx)
+                if result.loss is not None:
+                    add = result.loss.float() * (phase.gain[name] * len(slots) / local)
+                    total = add if total is None else total + add
+                    self._add(sums, f"loss_{name}" if name != ADVERSARIAL else "loss", result.loss.detach().float().expand(len(slots)))
+                for key, value in result.stats.items():
+                    self._add(sums, f"{name}/{key}", value)
+                for key, value in result.gather.items():
+                    gather.setdefault(f"{name}/{key}", []).append(value.detach())
+            if phase.side == "g" and phase.main:
+                for key, value in passes["fake"].generated.stats.items():
+                    self._add(sums, f"G/{key}", value)
+            if total is not None and total.requires_grad:
+                (total * self.scale).backward()
+        return sums, gather
+
+    @staticmethod
+    def _add(sums: dict[str, Tensor], key: str, values: Tensor) -> None:
+        values = values.detach().float().flatten(1).mean(1) if values.ndim > 1 and key[:2] != "G/" else values.detach().float()
+        total = torch.cat([values.sum(0, keepdim=True).flatten(), values.new_full((1,), len(values))])
+        sums[key] = sums[key] + total if key in sums else total
+
+    @staticmethod
+    def _seen_by(passes: Mapping[str, Pass], needs: Needs, name: str) -> dict[str, Pass]:
+        views = {"real": needs.real, "fake": needs.fake}
+        return {k: p.seen_by(views[k], f"term '{name}'") for k, p in passes.items() if views[k]}
+
+    def _train_only(self, side: Side) -> None:
+        """Gradients flow to the parameters of this side alone; to G's too where its graph must outlive D's step."""
+        for other in ("g", "d"):
+            on = other == side or (other == "g" and self._keeps_graph)
+            for group in self.optim[other].param_groups:
+                for p in group["params"]:
+                    p.requires_grad_(on)
+
+    @property
+    def _keeps_graph(self) -> bool:
+        """FastGAN's shared fakes: one G forward serves both steps where the batch is not accumulated; else it is run again, alike."""
+        t = self.config.train
+        return t.share_fakes and t.order == "dg" and self.g_batch == self.batch and self.micro_batch >= self.batch // self.world
+
+    def _halve(self) -> None:
+        if self.micro_batch == 1:
+            raise HandfulError("out of memory with one image at a time; take a smaller resolution or a narrower recipe")
+        self._shared.clear()
+        self.micro_batch = (self.micro_batch + 1) // 2
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.notes.append(f"out of memory: the batch of {self.batch} is now accumulated from micro-batches of {self.micro_batch}")
+
+    # ---------------------------------------------------------------------------------------------------- the passes
+
+    def _passes(self, phase: Phase, need: Needs, adversarial: Needs, at: int, batch: int, slots: range) -> dict[str, Pass]:
+        """The shared passes of one micro-batch, each network run once.
+
+        Passes that the adversarial loss doesn't ask for leave network buffers alone, so that a term of no weight changes nothing.
+        """
+        drawn = self._real_batch(at, batch, slots) if need.real or need.fake_labels == "real" else None
+        ready: dict[str, dict[str, Any]] = {}                        # what a Pass holds before D has judged it
+        fake = self._fakes(phase, need, at, batch, slots, drawn[1] if drawn and need.fake_labels == "real" else None)
+        if need.real:
+            ready["real"] = self._reals(phase, need.real, at, batch, slots, drawn, fake)
+        if fake:
+            ready["fake"] = fake
+        views = {"real": need.real, "fake": need.fake}
+        asked = {"real": adversarial.real, "fake": adversarial.fake}
+        if self.config.train.joint and phase.side == "d" and len(ready) == 2:
+            judged = self._judge_jointly(ready, need.real | need.fake, frozen=not phase.main)
+        else:
+            judged = {k: self.nets.forward_d(r["x_in"], r["c"], r["extra"], views[k], frozen=not asked[k]) for k, r in ready.items()}
+        return {k: Pass(judged=judged[k], view=views[k], **r) for k, r in ready.items()}
+
+    def _judge_jointly(self, ready: Mapping[str, dict[str, Any]], view: View, *, frozen: bool) -> dict[str, Judged]:
+        """One D pass over fakes, then reals (the order of DiffAugment's BigGAN); batch statistics then span both."""
+        order = [ready["fake"], ready["real"]]
+        extra = {k: torch.cat([r["extra"][k] for r in order]) for k in order[0]["extra"]}
+        c = None if order[0]["c"] is None else torch.cat([r["c"] for r in order])
+        both = self.nets.forward_d(torch.cat([r["x_in"] for r in order]), c, extra, view, frozen=frozen)
+        n = len(order[0]["x"])
+        return {k: Judged(both.logits[part], {f: v[part] for f, v in both.features.items()})
+                for k, part in (("fake", slice(0, n)), ("real", slice(n, None)))}
+
+    def _real_batch(self, at: int, batch: int, slots: range) -> tuple[Tensor, Tensor | None, Tensor]:
+        index = self.sampler.indices(at, batch)[slots.start:slots.stop]
+        flip = None
+        if self.config.data.flip:
+            flip = self._rng(at, "flip", batch=batch, slots=slots, device="cpu").rand(len(slots)) < 0.5
+        x, c = self.dataset.batch(index, flip, self.device)
+        return x, c, index
+
+    def _reals(self, phase: Phase, view: View, at: int, batch: int, slots: range, drawn: tuple, fake: dict | None) -> dict[str, Any]:
+        x, c, index = drawn
+        rng = self._rng(at, phase.key, "real", batch=batch, slots=slots)
+        x = self.nets.augment.reals(x, fake["generated"].image.detach() if fake else None, rng.fork("mix"))
+        if view.pixel_grad:
+            x = x.requires_grad_()
+        aug = self.nets.augment.draw(x, rng.fork("augment")) if "real" in self.config.train.augment_at else Augmented(x)
+        return {"x": x, "x_in": aug.image, "extra": self.nets.D.extra_of(aug.image), "c": c, "aug": aug, "meta": {"index": index}}
+
+    def _fakes(self, phase: Phase, need: Needs, at: int, batch: int, slots: range, labels: Tensor | None) -> dict[str, Any] | None:
+        if not need.fake:
+            return None
+        sharing = self._shares(phase)
+        rng = self._rng(at, "shared" if sharing else phase.key, "fake", batch=batch, slots=slots)
+        where = f"fake_{phase.side}"
+        held = self._shared.get(slots.start) if sharing and phase.side == "g" else None
+        if held is None:
+            z = rng.randn(len(slots), self.nets.G.z_dim)
+            c = labels if labels is not None else self._fake_labels(rng, len(slots))
+            ran_before = sharing and phase.side == "g"               # in D's step: G's buffers have moved already
+            with nullcontext() if phase.side == "g" or (sharing and self._keeps_graph) else torch.no_grad():
+                generated = self.nets.forward_g(z, c, rng.fork("noise"), frozen=ran_before or not phase.main)
+                aug = self._augmented(generated.image, generated.extra, rng, where)
+            if sharing and phase.side == "d" and self._keeps_graph:
+                self._shared[slots.start] = (generated, aug)
+        else:
+            generated, aug = held
+            if ("fake_d" in self.config.train.augment_at) != ("fake_g" in self.config.train.augment_at):
+                aug = self._augmented(generated.image, generated.extra, rng, where)
+        x, sources = generated.image, dict(generated.extra)
+        if phase.side == "d":                                         # G is not to learn from D's step
+            x, sources = x.detach(), {k: v.detach() for k, v in sources.items()}
+            if need.fake.pixel_grad:                                  # leaves of their own; the same draws once more, for the graph of T
+                x, sources = x.requires_grad_(), {k: v.requires_grad_() for k, v in sources.items()}
+                aug = self._augmented(x, sources, rng, where)
+            else:
+                aug = Augmented(aug.image.detach(), {k: v.detach() for k, v in aug.extra.items()}, aug.params)
+        return {"x": x, "x_in": aug.image, "extra": aug.extra or self.nets.D.extra_of(aug.image), "generated": generated,
+                "c": generated.c, "aug": aug, "sources": sources if need.fake.pixel_grad else {}}
+
+    def _shares(self, phase: Phase) -> bool:
+        return self.config.train.share_fakes and phase.main and self.config.train.order == "dg"
+
+    def _augmented(self, image: Tensor, extra: Mapping[str, Tensor], rng: Rng, where: str) -> Augmented:
+        if where not in self.config.train.augment_at:
+            return Augmented(image, extra)
+        return self.nets.augment.draw(image, rng.fork("augment"), extra)
+
+    def _fake_labels(self, rng: Rng, n: int) -> Tensor | None:
+        if not self.nets.G.num_classes:
+            return None
+        if self.config.train.fake_labels == "classes":
+            return rng.fork("labels").randint(self.nets.G.num_classes, n)
+        entries = rng.fork("labels").randint(len(self.dataset), n)
+        return self.dataset.labels.to(self.device)[entries]
+
+    def _rng(self, *key: object, batch: int, slots: range, device: torch.device | str | None = None) -> Rng:
+        return Rng(derive(self.config.seed, *key), device or self.device, batch, slots)
+
+    # ------------------------------------------------------------------------------------------------ after the step
+
+    def _commit(self, phase: Phase, active: tuple[str, ...], sums: dict[str, Tensor], gather: dict[str, list[Tensor]]) -> None:
+        batch = self.g_batch if phase.side == "g" else self.batch
+        together = reduce.gathered(gather, self.world)
+        with torch.no_grad():
+            for name in active:
+                means = {k.split("/", 1)[1]: v[0] / v[-1] for k, v in sums.items() if k.startswith(name + "/")}
+                values = {k.split("/", 1)[1]: v for k, v in together.items() if k.startswith(name + "/")}
+                self.terms[name].commit(phase.side, means, values, self.nets, batch)
+            if phase.side == "g" and phase.main:
+                self.nets.G.commit({k[2:]: v[:-1] / v[-1] for k, v in sums.items() if k.startswith("G/")})
+
+    def _note(self, phase: Phase, active: tuple[str, ...], sums: dict[str, Tensor], norm: Tensor, bad: Tensor) -> None:
+        """Adds this step's means to the log, on the device; nothing is read back before `take_log`."""
+        values = {f"{phase.side}/{k.removeprefix(ADVERSARIAL + '/')}": v[0] / v[-1] for k, v in sums.items() if not k.startswith("G/")}
+        if phase.main:
+            values |= {f"{phase.side}/grad_norm": norm}
+        values |= {f"{phase.side}/bad_grads": bad}
+        for key, value in values.items():
+            entry = self._log.setdefault(key, [torch.zeros((), device=value.device), 0])
+            entry[0] += value.float()
+            entry[1] += 1
+
+    def take_log(self) -> dict[str, float]:
+        """Means since the last call (`bad_grads`: sums). The one place where the host waits for the device."""
+        if not self._log:
+            return {}
+        keys = list(self._log)
+        totals = torch.stack([self._log[k][0].to(self.device) for k in keys]).tolist()
+        out = {k: t if k.endswith("bad_grads") else t / self._log[k][1] for k, t in zip(keys, totals)}
+        self._log.clear()
+        return out
+
+    # ------------------------------------------------------------------------------------------------------- the state
+
+    def state_dict(self) -> dict[str, Any]:
+        n = self.nets
+        return {"progress": {"images_seen": self.images_seen, "iteration": self.iteration}, "G": n.G.state_dict(), "D": n.D.state_dict(),
+                "G_ema": n.G_ema.state_dict(), "augment": n.augment.state_dict(), "terms": self.terms.state_dict(),
+                "optim_g": self.optim["g"].state_dict(), "optim_d": self.optim["d"].state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        n = self.nets
+        for key, module in (("G", n.G), ("D", n.D), ("G_ema", n.G_ema), ("augment", n.augment), ("terms", self.terms)):
+            module.load_state_dict(state[key])
+        for side in ("g", "d"):
+            settings = self.optim[side].state_dict()["param_groups"]
+            self.optim[side].load_state_dict(state[f"optim_{side}"])
+            for group, now in zip(self.optim[side].param_groups, settings):
+                group.update({k: v for k, v in now.items() if k != "params"})      # settings are the configuration's, moments the file's
+        self.images_seen, self.iteration = state["progress"]["images_seen"], state["progress"]["iteration"]
