@@ -1,8 +1,8 @@
 """From a file's bytes to uint8 pixels: every mode and format people have, EXIF orientation, crop, pad or stretch, a stated filter.
 
-The order is fixed: first the mode (alpha over white, 16 bits to 8, channels), then the orientation, then crop and resize. 16-bit and
-float greyscale is therefore scaled in float64 and rounded to 8 bits *before* the resize. Pillow reads 16-bit RGB by its high byte. Colour
-profiles (ICC) are not applied. JPEGs are always decoded in full (no draft mode, which changes pixels).
+The order is fixed: first the mode (transparency over white, 16 bits to 8, channels), then the orientation, then crop and resize. So
+16-bit and float greyscale is scaled in float64 and rounded to 8 bits *before* the resize. Pillow reads 16-bit RGB by its high byte.
+Colour profiles (ICC) are not applied. JPEGs are always decoded in full (no draft mode, which changes pixels).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ TURNS = {
 
 @dataclass(frozen=True)
 class Preparation:
-    """How a picture becomes a training image; part of the fingerprint. `resolution` is (height, width), None keeps the picture's own."""
+    """How a picture becomes a training image; part of the fingerprint. `resolution`: (height, width), None keeps each picture's own."""
 
     resolution: tuple[int, int] | None
     channels: int = 3
@@ -78,7 +78,7 @@ class Preparation:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a file turned out to be. `size` is (width, height) after EXIF orientation; `peak` the largest value of a 16-bit picture."""
+    """What a file turned out to be. `size`: (width, height) after EXIF orientation; `peak`: the largest value of a 16-bit picture."""
 
     size: tuple[int, int]
     mode: str
@@ -100,7 +100,7 @@ def header(file: BinaryIO) -> Facts:
 
 
 def picture(file: BinaryIO, preparation: Preparation) -> tuple[Image.Image, Facts]:
-    """Decodes and prepares one file: an L or RGB image of the wanted size. Raises Pillow's errors or `Unusable`: see problems.py."""
+    """Decodes and prepares one file: an L or RGB image of the wanted size. Raises Pillow's errors or `Unusable` (see problems.py)."""
     with _open(file) as image:
         facts = Facts(image.size, image.mode, _animated(image))
         image.load()
@@ -136,7 +136,7 @@ def _animated(image: Image.Image) -> bool:
 
 
 def _flatten(image: Image.Image, preparation: Preparation) -> tuple[Image.Image, bool, float | None]:
-    """To L or RGB: 16-bit scaled, transparency laid over white. Also: was anything transparent, and a 16-bit picture's largest value."""
+    """To L or RGB: 16-bit scaled, transparency laid over white. Also: was any pixel transparent; a 16-bit picture's largest value."""
     transparent, peak = False, None
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image, peak = _eight_bit(image, preparation.window)
@@ -155,14 +155,14 @@ def _eight_bit(image: Image.Image, window: tuple[float, float] | None) -> tuple[
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     if window is None:
         if image.mode == "F" or low < 0 or high > 65535:
-            raise Unusable(f"values from {low:g} to {high:g} without a stated range", "say which is black and which white: data.window=[LOW,HIGH]")
+            raise Unusable(f"values from {low:g} to {high:g} without a stated range", "say what is black and white: data.window=[LOW,HIGH]")
         window = (0, 65535) if image.mode != "I" or high > 255 else (0, 255)
     scaled = np.nan_to_num((values - window[0]) / (window[1] - window[0]) * 255)
     return Image.fromarray(np.clip(np.rint(scaled), 0, 255).astype(np.uint8)), high
 
 
 def _fit(image: Image.Image, preparation: Preparation) -> tuple[Image.Image, bool]:
-    """Crop (centre, to the target's aspect ratio), pad (mid-grey) or stretch to the resolution. Also: did it have to be enlarged."""
+    """Crop (centre, to the target's aspect ratio), pad (mid-grey) or stretch to the resolution. Also: was it enlarged."""
     if preparation.resolution is None:
         return image, False
     (high, wide), (w, h) = preparation.resolution, image.size
@@ -173,7 +173,10 @@ def _fit(image: Image.Image, preparation: Preparation) -> tuple[Image.Image, boo
             left, top = (w - crop_w) // 2, (h - crop_h) // 2
             image = image.crop((left, top, left + crop_w, top + crop_h))
     elif preparation.fit == "pad":
-        inner = (wide if w * high >= h * wide else max(1, round(w * high / h)), high if w * high <= h * wide else max(1, round(h * wide / w)))
+        if w * high >= h * wide:
+            inner = (wide, max(1, round(h * wide / w)))
+        else:
+            inner = (max(1, round(w * high / h)), high)
     enlarged = image.width < inner[0] or image.height < inner[1]
     if image.size != inner:
         image = image.resize(inner, FILTERS[preparation.filter])

@@ -32,7 +32,10 @@ MAX_RATIO, MAX_RATIO_BYTES, MAX_ZIP_BYTES = 200, 100 * 10**6, 10**12  # a zip be
 
 
 class Source:
-    """Images in a folder or a zip; a context manager. `problems` are files that can't even be listed, `other` counts unknown suffixes."""
+    """Images in a folder or a zip; a context manager.
+
+    names: the images, sorted. problems: what can't even be opened. other: files left alone, by suffix (silent: ones expected there).
+    """
 
     kind = "source"
 
@@ -71,7 +74,8 @@ class Source:
         found = ", ".join(f"{n} {suffix}" for suffix, n in (self.other + self.silent).most_common(4))
         hint = "; give one of the zips itself" if self.other[".zip"] else ""
         raise HandfulError(
-            f"no images in '{self.path}' (found {found or 'nothing'}){hint}; DATA is a folder or a zip of JPEG, PNG, WebP, TIFF, GIF or BMP files"
+            f"no images in '{self.path}' (found {found or 'nothing'}){hint};"
+            " DATA is a folder or a zip of JPEG, PNG, WebP, TIFF, GIF or BMP files"
         )
 
     def notes(self) -> list[str]:
@@ -136,7 +140,8 @@ class Folder(Source):
                 try:
                     self._walk(name)
                 except PermissionError:
-                    self.problems.append(Problem(name, "no permission to list this folder", f"chmod -R u+rX '{where / entry.name}'"))
+                    remedy = f"chmod -R u+rX '{where / entry.name}'"
+                    self.problems.append(Problem(name, "no permission to list this folder", remedy))
 
     def open(self, name: str) -> BinaryIO:
         path = self.root / name
@@ -177,7 +182,7 @@ class Zip(Source):
             self._infos[name] = info
         unpacked = sum(info.file_size for info in self._infos.values())
         if unpacked > MAX_ZIP_BYTES:
-            raise HandfulError(f"'{path}' claims to unpack to {unpacked / 1e12:.1f} TB: refused; unpack it yourself if you trust it")
+            raise HandfulError(f"'{path}' unpacks to {unpacked / 1e12:.1f} TB: refused; unpack it yourself if you trust it")
         for name in sorted(self._infos):
             if self._sort_in(name) and self._infos[name].flag_bits & 1:
                 self.names.pop()
@@ -186,7 +191,9 @@ class Zip(Source):
     def _safe_name(self, info: zipfile.ZipInfo) -> str:
         name = info.filename.replace("\\", "/")
         if name.startswith("/") or re.match(r"[A-Za-z]:", name) or ".." in name.split("/"):
-            raise HandfulError(f"'{self.path}' holds the member '{show(info.filename)}', which points outside of the zip: refused; make the zip again")
+            raise HandfulError(
+                f"'{self.path}' holds the member '{show(info.filename)}', which points outside of the zip: refused; make the zip again"
+            )
         if info.file_size > MAX_RATIO_BYTES and info.file_size > MAX_RATIO * max(info.compress_size, 1):
             raise HandfulError(
                 f"'{self.path}' holds the member '{show(name)}', which unpacks to {info.file_size / 1e6:.0f} MB from"
@@ -221,7 +228,7 @@ class Zip(Source):
 
 
 def open_source(path: str | os.PathLike) -> Source:
-    """Opens DATA. Raises HandfulError, in one line with the remedy, when it isn't there, can't be read or isn't a folder or a zip."""
+    """Opens DATA. Raises HandfulError, one line with the remedy, when it isn't there, can't be read or isn't a folder or a zip."""
     typed = os.fspath(path)
     where = Path(typed).expanduser()
     try:
@@ -249,12 +256,9 @@ def _sibling(path: Path) -> str:
 
 def common_folder(names: list[str]) -> str:
     """The deepest folder that holds all `names`, with its slash ("" when there is none): what a zip's wrapping folder is."""
-    if not names:
-        return ""
-    first, last = min(names).split("/")[:-1], max(names).split("/")[:-1]
-    shared = [a for a, b in zip(first, last)]
-    for i, (a, b) in enumerate(zip(first, last)):
-        if a != b:
-            shared = shared[:i]
+    shared = ""
+    for parts in zip(*(name.split("/")[:-1] for name in (min(names), max(names)))) if names else ():
+        if parts[0] != parts[1]:
             break
-    return "".join(part + "/" for part in shared[: min(len(first), len(last))])
+        shared += parts[0] + "/"
+    return shared

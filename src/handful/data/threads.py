@@ -34,7 +34,7 @@ def _pillow_limits() -> Iterator[None]:
 def in_threads(
     work: Callable[[T], R], items: Iterable[T], take: Callable[[T, R], Any], progress: Callable[[int, int], None] | None = None
 ) -> None:
-    """`take(item, work(item))`: the work in threads (Pillow and hashlib release the GIL), the taking here, in order, few results ahead."""
+    """`take(item, work(item))`: the work in threads (Pillow and hashlib release the GIL), the taking here, in order."""
     items = list(items)
     workers = os.cpu_count() or 1
     waiting: deque = deque()

@@ -1,0 +1,172 @@
+"""Classes of the images: from folders, from a CSV file, or from the official dataset.json."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from handful.data.problems import show
+from handful.data.sources import Source, common_folder
+from handful.errors import HandfulError, UsageError, nearest
+
+WAYS = ("auto", "folders", "json")
+HEADINGS = {"file", "filename", "file_name", "name", "image", "path"}
+
+
+@dataclass(frozen=True)
+class Labels:
+    """`numbers`: class number of every image, by name; None without labels. Classes are numbered over the whole set, also for a subset of it."""
+
+    numbers: dict[str, int] | None = None
+    class_names: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def read_labels(source: Source, how: str | os.PathLike | None) -> Labels:
+    """Labels of all `source.names`.
+
+    how: None (no labels); "folders": the first folder level at which names differ, in natural order; "json": the source's dataset.json;
+    a path: a CSV file with the columns file and label (names relative to DATA, label a text or a number); "auto": json if the source has one
+    with labels, folders if all images lie in two or more folders, otherwise none.
+    Raises HandfulError when labels are missing for some images or don't fit, UsageError for an unknown `how`.
+    """
+    if how is None or not source.names:
+        return Labels()
+    if how == "folders":
+        return _from_folders(source)
+    if how == "json":
+        return _from_json(source)
+    if how == "auto":
+        return _auto(source)
+    if not Path(how).expanduser().is_file():
+        known = nearest(os.fspath(how), WAYS)
+        raise UsageError(f"labels '{how}' is neither a CSV file that exists nor one of {', '.join(WAYS)}{known if 'mean' in known else ''}")
+    return _from_csv(source, os.fspath(how))
+
+
+def natural(text: str) -> list:
+    """Sort key that puts "class 2" before "class 10"."""
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part.lower()) for part in re.findall(r"[0-9]+|[^0-9]+", text)] + [(2, 0, text)]
+
+
+def _folder_classes(source: Source) -> tuple[str, list[str | None]]:
+    """What all names share, and the next folder of each name (None: the image lies beside the folders)."""
+    shared = common_folder(source.names)
+    inner = [name[len(shared) :].split("/") for name in source.names]
+    return shared, [parts[0] if len(parts) > 1 else None for parts in inner]
+
+
+def _from_folders(source: Source) -> Labels:
+    shared, classes = _folder_classes(source)
+    stray = [name for name, folder in zip(source.names, classes) if folder is None]
+    if stray and not shared and len(stray) == len(classes):
+        raise HandfulError(f"labels=folders, but '{source.path}' has no folders in it; put each class into a folder of its own")
+    if stray and len(stray) < len(classes):
+        raise HandfulError(
+            f"labels=folders, but {len(stray)} images in '{source.path}' lie beside the class folders ({_some(stray)}); move them into one"
+        )
+    if stray:  # all in one folder
+        only = shared.rstrip("/").rsplit("/", 1)[-1]
+        return Labels(dict.fromkeys(source.names, 0), [only], [f"labels: one class only ('{show(only)}')"])
+    return _numbered(dict(zip(source.names, classes)), "folders")
+
+
+def _numbered(texts: dict[str, str], origin: str) -> Labels:
+    class_names = sorted(set(texts.values()), key=natural)
+    number = {text: i for i, text in enumerate(class_names)}
+    plural = "classes" if len(class_names) > 1 else "class only"
+    return Labels({name: number[text] for name, text in texts.items()}, class_names, [f"labels: {len(class_names)} {plural} from {origin}"])
+
+
+def _json_file(source: Source) -> tuple[str, dict | None]:
+    """The folder of dataset.json inside the source (the root, or the wrapping folder of a zip), and what it says."""
+    for base in ("", common_folder(source.names)):
+        raw = source.read_extra(base + "dataset.json")
+        if raw is not None:
+            try:
+                said = json.loads(raw)
+                if isinstance(said, dict) and isinstance(said.get("labels"), list | None):
+                    return base, said
+            except ValueError:
+                pass
+            raise HandfulError(f"dataset.json in '{source.path}' is not one: it must hold {{\"labels\": [[name, number], ...]}}; mend or delete it")
+    return "", None
+
+
+def _from_json(source: Source) -> Labels:
+    base, said = _json_file(source)
+    if said is None:
+        raise HandfulError(f"labels=json, but there is no dataset.json in '{source.path}'; try labels=folders")
+    if not said.get("labels"):
+        raise HandfulError(f"labels=json, but dataset.json in '{source.path}' holds no labels; try labels=folders, or leave labels out")
+    numbers: dict[str, int] = {}
+    for pair in said["labels"]:
+        if not (isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str)):
+            raise HandfulError(f"dataset.json in '{source.path}': {str(pair)[:60]} is not a pair of a name and a number; mend it")
+        name, number = pair
+        if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+            raise HandfulError(f"dataset.json in '{source.path}': the label of '{show(name)}' must be a class number, not {str(number)[:40]}")
+        numbers[base + name.replace("\\", "/")] = number
+    numbers = _complete(source, numbers, "dataset.json", strangers_matter=False)
+    count = max(numbers.values()) + 1
+    given = said.get("class_names") or []
+    class_names = [str(given[i]) if i < len(given) else str(i) for i in range(max(count, len(given)))]
+    return Labels(numbers, class_names, [f"labels: {len(class_names)} classes from dataset.json"])
+
+
+def _auto(source: Source) -> Labels:
+    _, said = _json_file(source)
+    if said is not None:  # labels null: an unlabelled set, whose folders mean nothing
+        return _from_json(source) if said.get("labels") else Labels()
+    _, classes = _folder_classes(source)
+    numbered = all(folder is not None and re.fullmatch(r"\d{5}", folder) for folder in classes)  # 00000/ 00001/: shelves, not classes
+    if None in classes or len(set(classes)) < 2 or numbered:
+        return Labels()
+    return _from_folders(source)
+
+
+def _from_csv(source: Source, file: str) -> Labels:
+    try:
+        text = Path(file).expanduser().read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise HandfulError(f"can't read the labels '{file}' ({error}); save it as a CSV file in UTF-8") from None
+    first = text.split("\n", 1)[0]
+    delimiter = max(",;\t", key=first.count)
+    known = set(source.names)
+    texts: dict[str, str] = {}
+    for line, row in enumerate(csv.reader(io.StringIO(text), delimiter=delimiter), start=1):
+        cells = [cell.strip() for cell in row]
+        if not any(cells):
+            continue
+        if line == 1 and cells[0].lower() in HEADINGS and cells[0] not in known:
+            continue
+        if len(cells) < 2 or not cells[0] or not cells[1]:
+            raise HandfulError(f"'{file}' line {line}: needs a file and a label, as in: cats/1.jpg,tabby")
+        name = cells[0].replace("\\", "/").removeprefix("./")
+        if texts.setdefault(name, cells[1]) != cells[1]:
+            raise HandfulError(f"'{file}' line {line}: '{show(name)}' is given as '{cells[1]}', and as '{texts[name]}' before; leave one")
+    return _numbered(_complete(source, texts, f"'{file}'", strangers_matter=True), f"'{file}'")
+
+
+def _complete(source: Source, given: dict, origin: str, strangers_matter: bool) -> dict:
+    """`given` for exactly the images of the source. Raises HandfulError for images without label and, where it matters, the reverse."""
+    left_out = [name for name in source.names if name not in given]
+    images = {*source.names, *(problem.name for problem in source.problems)}
+    strangers = [name for name in given if name not in images] if strangers_matter else []
+    if left_out or strangers:
+        faults = []
+        if left_out:
+            faults.append(f"{len(left_out)} images have no label ({_some(left_out)})")
+        if strangers:
+            faults.append(f"{len(strangers)} names are not in '{source.path}' ({_some(strangers)})")
+        raise HandfulError(f"labels in {origin}: {' and '.join(faults)}; names are relative to DATA, one line for every image")
+    return {name: given[name] for name in source.names}
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(show(name) for name in names[:3]) + (", ..." if len(names) > 3 else "")

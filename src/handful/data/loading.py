@@ -1,0 +1,248 @@
+"""A folder or zip, decoded once into a `Dataset`; and a look at the headers alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shlex
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from statistics import median_low
+
+import numpy as np
+import torch
+
+from handful.data.dataset import Dataset
+from handful.data.decode import Facts, Preparation, header, picture, pixels
+from handful.data.labels import read_labels
+from handful.data.problems import Problem, attempt, show
+from handful.data.sources import Source, common_folder, open_source
+from handful.data.stores import Mapped, Memory, cache_folder, free_memory, read_cached, write_description
+from handful.data.threads import in_threads
+from handful.errors import HandfulError, UsageError
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass
+class Scan:
+    """What a look at the headers says. `sizes` are (width, height) after EXIF orientation, `median_size` their medians."""
+
+    path: str
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+    modes: Counter[str] = field(default_factory=Counter)
+    animated: int = 0
+    class_names: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        """Images that seem usable."""
+        return len(self.sizes)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def median_size(self) -> tuple[int, int]:
+        return median_low(w for w, _ in self.sizes), median_low(h for _, h in self.sizes)
+
+
+def scan(path: str | os.PathLike, *, labels: str | os.PathLike | None = None, labels_required: bool = False) -> Scan:
+    """Reads the headers of all images, no pixels. `labels` as in `load`.
+
+    Raises HandfulError when DATA isn't there, holds no image, holds no usable image, or has no labels where they are required.
+    """
+    with open_source(path) as source:
+        source.require_images()
+        found = read_labels(source, labels)
+        result = Scan(source.path, class_names=found.class_names, problems=list(source.problems), notes=source.notes() + found.notes)
+
+        def take(name: str, facts: Facts | Problem) -> None:
+            if isinstance(facts, Problem):
+                result.problems.append(facts)
+                return
+            result.sizes.append(facts.size)
+            result.modes[facts.mode] += 1
+            result.animated += facts.animated
+
+        in_threads(lambda name: attempt(source, name, header), source.names, take)
+        if not result.sizes:
+            raise refusal(result.problems, len(result.problems), source.path)
+        if labels_required and not result.class_names:
+            raise HandfulError(f"'{source.path}' has no labels; put each class into a folder of its own (labels=folders), or give a CSV file")
+        return result
+
+
+def load(
+    path: str | os.PathLike,
+    *,
+    resolution: int | tuple[int, int],
+    channels: int = 3,
+    fit: str = "crop",
+    filter: str = "lanczos",
+    labels: str | os.PathLike | None = None,
+    max_images: int | None = None,
+    seed: int = 0,
+    skip_bad: bool = False,
+    window: tuple[float, float] | None = None,
+    memory: str = "auto",
+    cache_dir: str | os.PathLike | None = None,
+    progress: Progress | None = None,
+    min_images: int = 2,
+) -> Dataset:
+    """Decodes a folder or a zip into a `Dataset`. Nothing of the source is changed.
+
+    resolution: pixels of a side, or (height, width). fit: crop (centre), pad (mid-grey) or stretch. filter: lanczos, box, bicubic, bilinear,
+    nearest; it moves FID. labels: None, "auto", "folders", "json" or a CSV file (see `read_labels`). max_images: a subset by `seed`, drawn
+    as the official StyleGAN2-ADA datasets do. skip_bad: leave unusable files out instead of refusing. window: (black, white) values of
+    16-bit and float greyscale, by default the full range 0..65535. memory: "ram", "map" (a file in cache_dir, by default
+    $HANDFUL_CACHE/datasets or ~/.cache/handful/datasets, found again by its content), or "auto": "ram" below half of the free memory.
+    progress: called with (done, total).
+
+    Raises HandfulError in one line: no images, fewer than min_images, unusable files without skip_bad (all of them counted), labels that
+    don't fit, a full disk. Raises UsageError for a setting that makes no sense.
+    """
+    preparation = Preparation.of(resolution, channels, fit, filter, window)
+    if preparation.resolution is None:
+        raise UsageError("resolution is missing; give the pixels of a side, or (height, width)")
+    if memory not in ("auto", "ram", "map"):
+        raise UsageError(f"memory must be auto, ram or map, not '{memory}'")
+    with open_source(path) as source:
+        source.require_images()
+        found = read_labels(source, labels)
+        names = subset(source.names, max_images, seed)
+        shape = (channels, *preparation.resolution)
+        if memory == "auto":
+            memory = "ram" if len(names) * int(np.prod(shape)) < free_memory() // 2 else "map"
+        numbers = None if found.numbers is None else [found.numbers[name] for name in names]
+        notes = source.notes() + found.notes
+        cached = None
+        if memory == "map":
+            cached = cache_folder(cache_dir) / f"{_key(source, names, preparation, numbers, found.class_names, skip_bad)}.npy"
+            kept = read_cached(cached)
+            if kept is not None:
+                return _dataset(*kept, found.class_names, True, min_images, source.path)
+        store = Memory(len(names), shape) if cached is None else Mapped(cached, len(names), shape)
+        try:
+            said = _decode(source, names, preparation, store, skip_bad, progress)
+            said["labels"] = None if numbers is None else [found.numbers[name] for name in said["names"]]
+            said["fingerprint"] = _fingerprint(said, said.pop("digests"), preparation, found.class_names)
+            said["notes"] = notes + said["notes"]
+            rows = store.finish()
+            if cached is not None:
+                write_description(cached, said)
+        except BaseException:
+            store.discard()
+            raise
+        return _dataset(rows, said, found.class_names, cached is not None, min_images, source.path)
+
+
+def subset(names: list[str], max_images: int | None, seed: int) -> list[str]:
+    """At most `max_images` of the sorted names: shuffled by a legacy NumPy RandomState(seed), the first kept and sorted (StyleGAN2-ADA)."""
+    if max_images is None or max_images >= len(names):
+        return list(names)
+    if max_images < 1:
+        raise UsageError(f"max_images must be 1 or more, not {max_images}")
+    index = np.arange(len(names))
+    np.random.RandomState(seed % 2**32).shuffle(index)
+    return [names[i] for i in np.sort(index[:max_images])]
+
+
+def _decode(source: Source, names: list[str], preparation: Preparation, store, skip_bad: bool, progress: Progress | None) -> dict:
+    problems, kept, digests, facts = list(source.problems), [], [], []
+
+    def work(name: str):
+        def prepare(file):
+            image, about = picture(file, preparation)
+            row = pixels(image)
+            return row, about, hashlib.sha256(row).digest()
+
+        return attempt(source, name, prepare)
+
+    def take(name: str, result) -> None:
+        if isinstance(result, Problem):
+            problems.append(result)
+            return
+        row, about, digest = result
+        if skip_bad or not problems:  # after the first bad file the rest is only looked at
+            store.add(row)
+        kept.append(name)
+        facts.append(about)
+        digests.append(digest)
+
+    in_threads(work, names, take, progress)
+    if problems and (not kept or not skip_bad):
+        raise refusal(problems, len(names) + len(source.problems), source.path)
+    notes = notes_of(facts, preparation)
+    if len(set(digests)) < len(digests):
+        notes.append(f"{len(digests) - len(set(digests))} images equal another one pixel for pixel: handful data check names them")
+    if problems:
+        notes.append(f"skipped {len(problems)} unusable files ({_some(problems)})")
+    return {"names": kept, "digests": digests, "notes": notes}
+
+
+def notes_of(facts: list[Facts], preparation: Preparation) -> list[str]:
+    """What was done to the images beyond resizing, each said once."""
+    notes = []
+    if animated := sum(about.animated for about in facts):
+        notes.append(f"{animated} animated or many-page files: the first frame is taken")
+    if transparent := sum(about.transparent for about in facts):
+        notes.append(f"{transparent} images with transparency: laid over white")
+    if preparation.resolution and (enlarged := sum(about.enlarged for about in facts)):
+        height, width = preparation.resolution
+        notes.append(f"{enlarged} images are smaller than {width}x{height} and are enlarged: a lower resolution may look better")
+    peaks = [about.peak for about in facts if about.peak is not None]
+    if peaks and preparation.window is None:
+        notes.append(f"{len(peaks)} 16-bit images: scaled by the full range 0..65535 (the largest value is {max(peaks):g}; data.window changes it)")
+    elif peaks:
+        low, high = preparation.window
+        notes.append(f"{len(peaks)} 16-bit or float images: scaled from {low:g}..{high:g}")
+    return notes
+
+
+def _fingerprint(said: dict, digests: list[bytes], preparation: Preparation, class_names: list[str]) -> str:
+    """sha256 over the settings and each image's name (below the folder that all share), label and pixels."""
+    total = hashlib.sha256(json.dumps(["handful-data-1", asdict(preparation), class_names]).encode())
+    shared = len(common_folder(said["names"]))
+    for name, label, digest in zip(said["names"], said["labels"] or [None] * len(digests), digests):
+        total.update(json.dumps([name[shared:], label]).encode() + digest)
+    return total.hexdigest()
+
+
+def _key(source: Source, names: list[str], preparation: Preparation, *more) -> str:
+    """Names a cached file by the bytes of the files themselves, which takes a hundredth of decoding them."""
+    total = hashlib.sha256(json.dumps(["handful-cache-1", asdict(preparation), names, [str(p) for p in source.problems], *more]).encode())
+    in_threads(
+        lambda name: attempt(source, name, lambda file: hashlib.file_digest(file, "sha256").digest()),
+        names,
+        lambda name, digest: total.update(str(digest).encode()),
+    )
+    return total.hexdigest()[:32]
+
+
+def _dataset(rows: np.ndarray, said: dict, class_names: list[str], mapped: bool, min_images: int, path: str) -> Dataset:
+    if len(rows) < min_images:
+        only = "only 1 usable image" if len(rows) == 1 else f"only {len(rows)} usable images"
+        raise HandfulError(f"{only} in '{path}'; training needs at least {min_images}, and 50 or more for good results")
+    labels = None if said["labels"] is None else torch.tensor(said["labels"], dtype=torch.int64)
+    return Dataset(torch.from_numpy(rows), labels, class_names, said["names"], said["fingerprint"], said["notes"], mapped)
+
+
+def refusal(problems: list[Problem], total: int, path: str) -> HandfulError:
+    if len(problems) == total:
+        return HandfulError(
+            f"none of the {total} images in '{path}' can be used: {_some(problems)}; `handful data check {shlex.quote(path)}` lists them all with a remedy"
+        )
+    return HandfulError(
+        f"{len(problems)} of {total} images in '{path}' can't be used: {_some(problems)};"
+        f" `handful data check {shlex.quote(path)}` lists them all, --skip-bad trains without them"
+    )
+
+
+def _some(problems: list[Problem]) -> str:
+    return ", ".join(f"{show(p.name)} ({p.fault})" for p in problems[:3]) + (", ..." if len(problems) > 3 else "")
