@@ -1,0 +1,245 @@
+"""A run from start to end: what `handful train` and `handful.train` do."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import catalog, data
+from .. import config as config_module
+from ..config import Config
+from ..errors import HandfulError, UsageError
+from ..files import load_checkpoint, write_text
+from ..infer.model import Model, load, pick_device
+from . import checkpoint, choose, reduce
+from . import log as log_module
+from .fit import fit
+from .log import Log
+from .loop import Trainer
+
+MAY_CHANGE = ("train.kimg", "train.micro_batch", "train.precision", "train.compile", "every.", "optim_g.", "optim_d.", "data.path",
+              "data.skip_bad", "notes", "handful", "recipe")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A handle on a run's folder. finished: False where the user stopped it."""
+
+    folder: Path
+    finished: bool = True
+
+    def model(self) -> Model:
+        """The averaged generator of the run."""
+        return load(self.folder)
+
+    def config(self) -> Config:
+        return config_module.read(self.folder / "config.json")
+
+    def log(self) -> list[dict[str, Any]]:
+        """Every line of log.jsonl."""
+        return log_module.read(self.folder / "log.jsonl")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Every line of metrics.jsonl: images, metric, value, protocol."""
+        return log_module.read(self.folder / "metrics.jsonl")
+
+
+def train(path: str | os.PathLike | None = None, recipe: str = "auto", out: str | os.PathLike | None = None, kimg: float | None = None, *,
+          res: int | None = None, batch: int | None = None, seed: int | None = None, labels: str | None = None, device: str = "auto",
+          precision: str | None = None, settings: Mapping[str, Any] | Iterable[str] = (), skip_bad: bool = False, dry_run: bool = False,
+          init_from: str | os.PathLike | None = None, resume: str | os.PathLike | None = None, report: bool = True, quiet: bool = False,
+          say: Callable[[str], None] | None = None) -> Run:
+    """Trains a generator on the images of a folder or zip; returns a handle on the run's folder.
+
+    recipe: a name of `handful list recipes`, or "auto": a good choice for the data and the machine. res in pixels; kimg: thousands of real
+    images shown to D; settings: {"g.ngf": 32} or ["g.ngf=32"], over the recipe's. resume: a run folder to go on with, bit for bit; `path` may
+    then be left out, and `kimg` lengthens it. init_from: a MODEL whose weights to start from. Errors: HandfulError, UsageError.
+    """
+    say = say or (lambda line: None if quiet else print(line))
+    lines = [f"{k}={json.dumps(v)}" for k, v in settings.items()] if isinstance(settings, Mapping) else list(settings)
+    given = {"data.path": None if path is None else os.fspath(path), "train.kimg": kimg, "data.resolution": res, "train.batch": batch,
+             "seed": seed, "data.labels": labels, "train.precision": precision, "data.skip_bad": skip_bad or None}
+    lines = [f"{k}={json.dumps(v)}" for k, v in given.items() if v is not None] + lines
+    if resume is not None:
+        if init_from is not None or out is not None or recipe != "auto":
+            raise UsageError("--resume goes on with a run as it is; leave out --out, --recipe and --init-from")
+        return _resume(Path(resume), lines, device, dry_run, report, quiet, say)
+    if path is None:
+        raise UsageError("name the images to train on: handful train DATA")
+    return _start(lines, recipe, out, device, dry_run, init_from, report, quiet, say)
+
+
+def _start(lines: list[str], recipe: str, out: str | os.PathLike | None, device_name: str, dry_run: bool,
+           init_from: str | os.PathLike | None, report: bool, quiet: bool, say: Callable[[str], None]) -> Run:
+    device = pick_device(device_name)
+    rank, world = reduce.start(device)
+    say = say if rank == 0 else (lambda line: None)
+    asked = config_module.assign({}, lines)
+    place = asked.get("data", {})
+    scanned = data.scan(place["path"], labels=place.get("labels"))
+    choice = choose.choose(recipe, scanned, device, asked)
+    config = config_module.parse(config_module.assign(choice.tree, lines))
+    config.notes = choice.why
+    for line in choice.why:
+        say(line)
+    folder = Path(out) if out is not None else _free_folder(Path("runs"), config)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} exists and is not empty; go on with it (handful train --resume {folder}) or name another --out")
+    if dry_run:
+        say(choose.estimate(config, device).line)
+        return Run(folder, finished=False)
+    dataset = _load(config, say, quiet)
+    config = config_module.resolved(_filled_in(config, dataset))
+    say(choose.estimate(config, device).line)
+    trainer = _trainer(config, dataset, device, rank, world)
+    if init_from is not None:
+        _start_from(trainer, init_from, say)
+    if rank == 0:
+        _make(folder)
+        write_text(folder / "config.json", config_module.dumps(config))
+    return _run(trainer, folder, 0.0, report, quiet, say)
+
+
+def _resume(folder: Path, lines: list[str], device_name: str, dry_run: bool, report: bool, quiet: bool, say: Callable[[str], None]) -> Run:
+    if not (folder / "config.json").exists():
+        raise UsageError(f"{folder} is not a run folder: it has no config.json")
+    device = pick_device(device_name)
+    rank, world = reduce.start(device)
+    say = say if rank == 0 else (lambda line: None)
+    old = config_module.read(folder / "config.json")
+    config = config_module.resolved(config_module.parse(config_module.assign(config_module.to_tree(old), lines)))
+    changed = config_module.differences(old, config)
+    refused = [k for k in changed if not k.startswith(MAY_CHANGE)]
+    if refused:
+        what = "; ".join(f"{k} is {json.dumps(changed[k][0])}, not {json.dumps(changed[k][1])}" for k in refused)
+        raise UsageError(f"{folder} can't go on with other settings: {what}; start a new run for these, with --init-from {folder}")
+    for key, (was, now) in changed.items():
+        if key not in ("handful", "notes"):
+            say(f"changed: {key} {json.dumps(was)} -> {json.dumps(now)}")
+    dataset = _load(config, say, quiet)
+    if old.data.fingerprint and dataset.fingerprint != old.data.fingerprint:
+        raise UsageError(f"{config.data.path} holds other images than this run was trained on ({len(dataset)} now, {old.data.count} then); "
+                         f"name the right ones: handful train DATA --resume {folder}")
+    state = _last_good(folder, device, say)
+    images, sec = state["progress"]["images_seen"], state["progress"].get("sec", 0.0)
+    if dry_run:
+        say(f"{folder} stands at {images} of {config.train.kimg * 1000:.0f} images")
+        return Run(folder, finished=False)
+    trainer = _trainer(config, dataset, device, rank, world)
+    trainer.load_state_dict(state)
+    if rank == 0:
+        log_module.rewind(folder, images)
+        write_text(folder / "config.json", config_module.dumps(config))
+    if images >= config.train.kimg * 1000:
+        say(f"{folder} is done: {images} of {config.train.kimg * 1000:.0f} images; lengthen it with --kimg")
+    return _run(trainer, folder, sec, report, quiet, say)
+
+
+def _run(trainer: Trainer, folder: Path, sec: float, report: bool, quiet: bool, say: Callable[[str], None]) -> Run:
+    total = int(trainer.config.train.kimg * 1000)
+    log = Log(folder, total_images=total, start_images=trainer.images_seen, quiet=quiet or trainer.rank > 0,
+              tensorboard=trainer.config.every.tensorboard) if trainer.rank == 0 else _Silent()
+    with log:
+        finished = fit(trainer, folder, log, sec_before=sec)
+    if trainer.rank == 0 and report:
+        from .report import write_report
+
+        write_report(folder)
+    return Run(folder, finished)
+
+
+class _Silent:
+    """What the other ranks log to."""
+
+    def __enter__(self) -> _Silent:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+    def say(self, line: str, images: int | None = None) -> None: ...
+    def progress(self, images: int) -> None: ...
+    def write(self, images: int, values: Mapping[str, float]) -> None: ...
+
+
+def _trainer(config: Config, dataset: data.Dataset, device: torch.device, rank: int, world: int) -> Trainer:
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", torch.cuda.current_device())))
+        torch.cuda.set_device(device)
+    precision = choose.precision(config.train.precision, device)
+    dataset.place(device, choose.data_budget(device))
+    return Trainer(config, dataset, device, rank=rank, world=world, precision=precision,
+                   compile=choose.compiles(config.train.compile, device))
+
+
+def _load(config: Config, say: Callable[[str], None], quiet: bool) -> data.Dataset:
+    d = config.data
+    dataset = data.load(d.path, resolution=d.resolution, channels=d.channels, fit=d.fit, filter=d.filter, labels=d.labels,
+                        max_images=d.max_images, seed=config.seed, skip_bad=d.skip_bad, window=d.window)
+    for note in dataset.notes:
+        say(note)
+    return dataset
+
+
+def _filled_in(config: Config, dataset: data.Dataset) -> Config:
+    config.data.count, config.data.fingerprint = len(dataset), dataset.fingerprint
+    config.data.class_names = list(dataset.class_names)
+    return config
+
+
+def _free_folder(parent: Path, config: Config) -> Path:
+    stem = Path(config.data.path).resolve().stem or "images"
+    name, number = f"{stem}-{config.recipe}", 2
+    while (parent / name).exists():
+        name, number = f"{stem}-{config.recipe}-{number}", number + 1
+    return parent / name
+
+
+def _make(folder: Path) -> None:
+    try:
+        for sub in ("previews", "checkpoints"):
+            (folder / sub).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HandfulError(f"{folder} can't be made ({error.strerror}); name another --out") from None
+
+
+def _last_good(folder: Path, device: torch.device, say: Callable[[str], None]) -> dict[str, Any]:
+    """The newest checkpoint that can be read; damaged ones are named and left where they are."""
+    found = checkpoint.all_of(folder)
+    if not found:
+        raise HandfulError(f"{folder} has no checkpoint to go on from; start again with --out NAME")
+    fault: HandfulError | None = None
+    for path in found:
+        try:
+            return load_checkpoint(path, device)
+        except HandfulError as error:
+            fault = error
+            say(str(error))
+    raise HandfulError(f"no checkpoint of {folder} can be read; the last fault: {fault}")
+
+
+def _start_from(trainer: Trainer, model: str | os.PathLike, say: Callable[[str], None]) -> None:
+    """Weights of another run: G and its average from its average, D where the file has one."""
+    path = Path(model)
+    source = load(path, trainer.device)
+    found = checkpoint.all_of(path) if path.is_dir() else [path] if path.suffix == ".pt" else []
+    wanted = {"G": source.generator.state_dict(), "G_ema": source.generator.state_dict()}
+    if found:
+        wanted["D"] = load_checkpoint(found[0], trainer.device)["D"]
+    for name, tensors in wanted.items():
+        try:
+            getattr(trainer.nets, name).load_state_dict(tensors)
+        except RuntimeError as error:
+            raise UsageError(f"--init-from {model}: its {name} has another shape ({str(error).splitlines()[-1].strip()[:120]}); "
+                             f"train with the settings that it was made with") from None
+    say(f"starting from {model} ({source.images_seen} images): " + ("G and D" if found else "G alone, the file has no D"))
+
+
+def recipe_tree(name: str, ask: Any) -> dict[str, Any]:
+    """The settings of a recipe, as a plain tree."""
+    return {"recipe": name, **catalog.load("recipes", name)(ask)}
