@@ -1,4 +1,4 @@
-"""Pictures as people have them, into training data: `load` decodes a folder or zip once, `check` and `prepare` are `handful data`."""
+"""Pictures as people have them, into training data: `load` decodes a folder or zip once; `check`, `prepare`: `handful data`."""
 
 from handful.data.checking import Report, check
 from handful.data.dataset import Dataset

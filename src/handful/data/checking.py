@@ -88,8 +88,8 @@ def check(
 ) -> Report:
     """Decodes every file of DATA and reports. Nothing of it is changed.
 
-    resolution: what the images would be trained at, to hear how many are smaller. near: also look for near duplicates (a perceptual hash).
-    sheet: a .png or .jpg to write, with up to 100 of the images. Other keywords (fit, filter, channels, window) are those of `load`.
+    resolution: what the images would be trained at, to hear how many are smaller. near: also look for near duplicates.
+    sheet: a .png or .jpg to write, with up to 100 of the images. Other keywords: fit, filter, channels, window, as in `load`.
     Raises HandfulError when DATA isn't there or holds no image at all; bad files are in the report.
     """
     prepared = Preparation.of(resolution, **preparation)

@@ -13,7 +13,7 @@ class Dataset:
     """Training images.
 
     images: uint8 [N,C,H,W], in memory, on a device, or over a memory-mapped file. labels: int64 [N] class numbers, or None.
-    names: paths inside the source, in order. fingerprint: sha256 of the content and how it was prepared, independent of where it lies.
+    names: paths inside the source, in order. fingerprint: sha256 of the content and how it was prepared, wherever it lies.
     notes: what the user should be told once.
     """
 
@@ -42,7 +42,7 @@ class Dataset:
         return self.images.shape[2], self.images.shape[3]
 
     def place(self, device: torch.device | str, budget_bytes: int) -> str:
-        """Moves the images to `device` when they take no more than `budget_bytes`. Returns where they are: "device", "ram" or "mapped"."""
+        """Moves the images to `device` if they fit `budget_bytes`. Returns where they are: "device", "ram" or "mapped"."""
         device = torch.device(device)
         if device.type != "cpu" and self.images.numel() <= budget_bytes:
             self.images = self.images.to(device)
@@ -53,9 +53,10 @@ class Dataset:
         return "mapped" if self.mapped else "ram"
 
     def batch(self, index: Tensor, flip: Tensor | None, device: torch.device | str) -> tuple[Tensor, Tensor | None]:
-        """The images `index` (int64 [B]) on `device`: float32 [B,C,H,W] in [-1,1] (uint8 / 127.5 - 1), and their labels int64 [B] or None.
+        """Images on `device`, float32 [B,C,H,W] in [-1,1] (uint8 / 127.5 - 1), and their labels, int64 [B] or None.
 
-        flip: bool [B], which of them to mirror, or None. Images travel as uint8, through pinned memory to a CUDA device.
+        index: int64 [B], which images. flip: bool [B], which of them to mirror, or None.
+        Images travel as uint8, through pinned memory to a CUDA device.
         """
         device = torch.device(device)
         at = _send(index, self.images.device)

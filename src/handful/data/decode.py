@@ -47,7 +47,7 @@ TURNS = {
 
 @dataclass(frozen=True)
 class Preparation:
-    """How a picture becomes a training image; part of the fingerprint. `resolution`: (height, width), None keeps each picture's own."""
+    """How a picture becomes a training image. `resolution`: (height, width), or None to keep each picture's own."""
 
     resolution: tuple[int, int] | None
     channels: int = 3
@@ -78,7 +78,7 @@ class Preparation:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a file turned out to be. `size`: (width, height) after EXIF orientation; `peak`: the largest value of a 16-bit picture."""
+    """What a file turned out to be. `size`: (width, height), turned as EXIF says; `peak`: the largest value of a 16-bit picture."""
 
     size: tuple[int, int]
     mode: str
@@ -89,7 +89,7 @@ class Facts:
 
 
 def header(file: BinaryIO) -> Facts:
-    """Size, mode and animation from the header alone. Raises Pillow's errors or `Unusable`: see problems.py."""
+    """Size, mode and animation from the header alone. Raises Pillow's errors or `Unusable`."""
     with _open(file) as image:
         width, height = image.size
         # A PNG without EXIF in its header would be decoded whole in search of one; a TIFF's size is turned by Pillow already.
@@ -100,7 +100,7 @@ def header(file: BinaryIO) -> Facts:
 
 
 def picture(file: BinaryIO, preparation: Preparation) -> tuple[Image.Image, Facts]:
-    """Decodes and prepares one file: an L or RGB image of the wanted size. Raises Pillow's errors or `Unusable` (see problems.py)."""
+    """Decodes and prepares one file: an L or RGB image of the wanted size. Raises Pillow's errors or `Unusable`."""
     with _open(file) as image:
         facts = Facts(image.size, image.mode, _animated(image))
         image.load()
@@ -136,7 +136,7 @@ def _animated(image: Image.Image) -> bool:
 
 
 def _flatten(image: Image.Image, preparation: Preparation) -> tuple[Image.Image, bool, float | None]:
-    """To L or RGB: 16-bit scaled, transparency laid over white. Also: was any pixel transparent; a 16-bit picture's largest value."""
+    """To L or RGB: 16-bit scaled, transparency over white. Also: was a pixel transparent; a 16-bit picture's largest value."""
     transparent, peak = False, None
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image, peak = _eight_bit(image, preparation.window)
@@ -155,7 +155,8 @@ def _eight_bit(image: Image.Image, window: tuple[float, float] | None) -> tuple[
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     if window is None:
         if image.mode == "F" or low < 0 or high > 65535:
-            raise Unusable(f"values from {low:g} to {high:g} without a stated range", "say what is black and white: data.window=[LOW,HIGH]")
+            fault = f"values from {low:g} to {high:g} without a stated range"
+            raise Unusable(fault, "say what is black and white: data.window=[LOW,HIGH]")
         window = (0, 65535) if image.mode != "I" or high > 255 else (0, 255)
     scaled = np.nan_to_num((values - window[0]) / (window[1] - window[0]) * 255)
     return Image.fromarray(np.clip(np.rint(scaled), 0, 255).astype(np.uint8)), high

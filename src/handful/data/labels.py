@@ -20,7 +20,7 @@ HEADINGS = {"file", "filename", "file_name", "name", "image", "path"}
 
 @dataclass(frozen=True)
 class Labels:
-    """`numbers`: class number of every image, by name; None without labels. Classes are numbered over the whole set, also for a subset of it."""
+    """`numbers`: class number of every image of the source, by name; None without labels."""
 
     numbers: dict[str, int] | None = None
     class_names: list[str] = field(default_factory=list)
@@ -30,9 +30,9 @@ class Labels:
 def read_labels(source: Source, how: str | os.PathLike | None) -> Labels:
     """Labels of all `source.names`.
 
-    how: None (no labels); "folders": the first folder level at which names differ, in natural order; "json": the source's dataset.json;
-    a path: a CSV file with the columns file and label (names relative to DATA, label a text or a number); "auto": json if the source has one
-    with labels, folders if all images lie in two or more folders, otherwise none.
+    how: None (no labels); "folders": the first folder level at which names differ, in natural order; "json": the source's
+    dataset.json; a path: a CSV file with the columns file and label (names relative to DATA; a label is a text or a number);
+    "auto": json if the source has one with labels, folders if all images lie in two or more folders, otherwise none.
     Raises HandfulError when labels are missing for some images or don't fit, UsageError for an unknown `how`.
     """
     if how is None or not source.names:
@@ -44,14 +44,16 @@ def read_labels(source: Source, how: str | os.PathLike | None) -> Labels:
     if how == "auto":
         return _auto(source)
     if not Path(how).expanduser().is_file():
-        known = nearest(os.fspath(how), WAYS)
-        raise UsageError(f"labels '{how}' is neither a CSV file that exists nor one of {', '.join(WAYS)}{known if 'mean' in known else ''}")
+        hint = nearest(os.fspath(how), WAYS)
+        hint = hint if "mean" in hint else ""
+        raise UsageError(f"labels '{how}' is neither a CSV file that exists nor one of {', '.join(WAYS)}{hint}")
     return _from_csv(source, os.fspath(how))
 
 
 def natural(text: str) -> list:
     """Sort key that puts "class 2" before "class 10"."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part.lower()) for part in re.findall(r"[0-9]+|[^0-9]+", text)] + [(2, 0, text)]
+    parts = re.findall(r"[0-9]+|[^0-9]+", text)
+    return [(0, int(part), "") if part[0] in "0123456789" else (1, 0, part.lower()) for part in parts] + [(2, 0, text)]
 
 
 def _folder_classes(source: Source) -> tuple[str, list[str | None]]:
@@ -68,7 +70,8 @@ def _from_folders(source: Source) -> Labels:
         raise HandfulError(f"labels=folders, but '{source.path}' has no folders in it; put each class into a folder of its own")
     if stray and len(stray) < len(classes):
         raise HandfulError(
-            f"labels=folders, but {len(stray)} images in '{source.path}' lie beside the class folders ({_some(stray)}); move them into one"
+            f"labels=folders, but {len(stray)} images in '{source.path}' lie beside the class folders ({_some(stray)});"
+            " move each into a class folder"
         )
     if stray:  # all in one folder
         only = shared.rstrip("/").rsplit("/", 1)[-1]
@@ -79,8 +82,8 @@ def _from_folders(source: Source) -> Labels:
 def _numbered(texts: dict[str, str], origin: str) -> Labels:
     class_names = sorted(set(texts.values()), key=natural)
     number = {text: i for i, text in enumerate(class_names)}
-    plural = "classes" if len(class_names) > 1 else "class only"
-    return Labels({name: number[text] for name, text in texts.items()}, class_names, [f"labels: {len(class_names)} {plural} from {origin}"])
+    note = f"labels: {len(class_names)} {'classes' if len(class_names) > 1 else 'class only'} from {origin}"
+    return Labels({name: number[text] for name, text in texts.items()}, class_names, [note])
 
 
 def _json_file(source: Source) -> tuple[str, dict | None]:
@@ -94,7 +97,8 @@ def _json_file(source: Source) -> tuple[str, dict | None]:
                     return base, said
             except ValueError:
                 pass
-            raise HandfulError(f"dataset.json in '{source.path}' is not one: it must hold {{\"labels\": [[name, number], ...]}}; mend or delete it")
+            wanted = '{"labels": [[name, number], ...]}'
+            raise HandfulError(f"dataset.json in '{source.path}' must hold {wanted}, but doesn't; mend or delete it")
     return "", None
 
 
@@ -103,14 +107,15 @@ def _from_json(source: Source) -> Labels:
     if said is None:
         raise HandfulError(f"labels=json, but there is no dataset.json in '{source.path}'; try labels=folders")
     if not said.get("labels"):
-        raise HandfulError(f"labels=json, but dataset.json in '{source.path}' holds no labels; try labels=folders, or leave labels out")
+        raise HandfulError(f"labels=json, but dataset.json in '{source.path}' holds no labels; try labels=folders, or leave them out")
     numbers: dict[str, int] = {}
     for pair in said["labels"]:
         if not (isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str)):
-            raise HandfulError(f"dataset.json in '{source.path}': {str(pair)[:60]} is not a pair of a name and a number; mend it")
+            raise HandfulError(f"dataset.json in '{source.path}': {str(pair)[:60]} is not a name and a number; mend it")
         name, number = pair
         if not isinstance(number, int) or isinstance(number, bool) or number < 0:
-            raise HandfulError(f"dataset.json in '{source.path}': the label of '{show(name)}' must be a class number, not {str(number)[:40]}")
+            fault = f"the label of '{show(name)}' must be a class number, not {str(number)[:40]}"
+            raise HandfulError(f"dataset.json in '{source.path}': {fault}; mend it")
         numbers[base + name.replace("\\", "/")] = number
     numbers = _complete(source, numbers, "dataset.json", strangers_matter=False)
     count = max(numbers.values()) + 1
@@ -124,8 +129,8 @@ def _auto(source: Source) -> Labels:
     if said is not None:  # labels null: an unlabelled set, whose folders mean nothing
         return _from_json(source) if said.get("labels") else Labels()
     _, classes = _folder_classes(source)
-    numbered = all(folder is not None and re.fullmatch(r"\d{5}", folder) for folder in classes)  # 00000/ 00001/: shelves, not classes
-    if None in classes or len(set(classes)) < 2 or numbered:
+    shelves = all(folder is not None and re.fullmatch(r"\d{5}", folder) for folder in classes)  # 00000/, 00001/ of official zips
+    if None in classes or len(set(classes)) < 2 or shelves:
         return Labels()
     return _from_folders(source)
 
@@ -149,12 +154,12 @@ def _from_csv(source: Source, file: str) -> Labels:
             raise HandfulError(f"'{file}' line {line}: needs a file and a label, as in: cats/1.jpg,tabby")
         name = cells[0].replace("\\", "/").removeprefix("./")
         if texts.setdefault(name, cells[1]) != cells[1]:
-            raise HandfulError(f"'{file}' line {line}: '{show(name)}' is given as '{cells[1]}', and as '{texts[name]}' before; leave one")
+            raise HandfulError(f"'{file}' line {line}: '{show(name)}' is '{cells[1]}' here and '{texts[name]}' before; leave one")
     return _numbered(_complete(source, texts, f"'{file}'", strangers_matter=True), f"'{file}'")
 
 
 def _complete(source: Source, given: dict, origin: str, strangers_matter: bool) -> dict:
-    """`given` for exactly the images of the source. Raises HandfulError for images without label and, where it matters, the reverse."""
+    """`given` for exactly the images of the source. Raises HandfulError for images without label and, if asked, for the reverse."""
     left_out = [name for name in source.names if name not in given]
     images = {*source.names, *(problem.name for problem in source.problems)}
     strangers = [name for name in given if name not in images] if strangers_matter else []

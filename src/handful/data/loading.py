@@ -60,7 +60,8 @@ def scan(path: str | os.PathLike, *, labels: str | os.PathLike | None = None, la
     with open_source(path) as source:
         source.require_images()
         found = read_labels(source, labels)
-        result = Scan(source.path, class_names=found.class_names, problems=list(source.problems), notes=source.notes() + found.notes)
+        notes = source.notes() + found.notes
+        result = Scan(source.path, class_names=found.class_names, problems=list(source.problems), notes=notes)
 
         def take(name: str, facts: Facts | Problem) -> None:
             if isinstance(facts, Problem):
@@ -74,7 +75,7 @@ def scan(path: str | os.PathLike, *, labels: str | os.PathLike | None = None, la
         if not result.sizes:
             raise refusal(result.problems, len(result.problems), source.path)
         if labels_required and not result.class_names:
-            raise HandfulError(f"'{source.path}' has no labels; put each class into a folder of its own (labels=folders), or give a CSV file")
+            raise HandfulError(f"'{source.path}' has no labels; put each class into a folder of its own, or give a CSV file")
         return result
 
 
@@ -97,15 +98,18 @@ def load(
 ) -> Dataset:
     """Decodes a folder or a zip into a `Dataset`. Nothing of the source is changed.
 
-    resolution: pixels of a side, or (height, width). fit: crop (centre), pad (mid-grey) or stretch. filter: lanczos, box, bicubic, bilinear,
-    nearest; it moves FID. labels: None, "auto", "folders", "json" or a CSV file (see `read_labels`). max_images: a subset by `seed`, drawn
-    as the official StyleGAN2-ADA datasets do. skip_bad: leave unusable files out instead of refusing. window: (black, white) values of
-    16-bit and float greyscale, by default the full range 0..65535. memory: "ram", "map" (a file in cache_dir, by default
-    $HANDFUL_CACHE/datasets or ~/.cache/handful/datasets, found again by its content), or "auto": "ram" below half of the free memory.
+    resolution: pixels of a side, or (height, width).
+    fit: crop (centre), pad (mid-grey) or stretch. filter: lanczos, box, bicubic, bilinear or nearest; it moves FID.
+    labels: None, "auto", "folders", "json" or a CSV file (see `read_labels`).
+    max_images: a subset by `seed`, drawn as the official StyleGAN2-ADA datasets do.
+    skip_bad: leave unusable files out instead of refusing.
+    window: (black, white) values of 16-bit and float greyscale; by default the full range 0..65535.
+    memory: "ram"; "map" (a file in cache_dir, by default $HANDFUL_CACHE/datasets or ~/.cache/handful/datasets, found again by the
+    bytes of the source's files); "auto": "ram" when the images take less than half of the free memory.
     progress: called with (done, total).
 
-    Raises HandfulError in one line: no images, fewer than min_images, unusable files without skip_bad (all of them counted), labels that
-    don't fit, a full disk. Raises UsageError for a setting that makes no sense.
+    Raises HandfulError in one line: no images, fewer than min_images, unusable files without skip_bad (all of them counted), labels
+    that don't fit, a full disk. Raises UsageError for a setting that makes no sense.
     """
     preparation = Preparation.of(resolution, channels, fit, filter, window)
     if preparation.resolution is None:
@@ -143,7 +147,7 @@ def load(
 
 
 def subset(names: list[str], max_images: int | None, seed: int) -> list[str]:
-    """At most `max_images` of the sorted names: shuffled by a legacy NumPy RandomState(seed), the first kept and sorted (StyleGAN2-ADA)."""
+    """At most `max_images` names: shuffled by legacy NumPy RandomState(seed), the first kept and sorted, as StyleGAN2-ADA does."""
     if max_images is None or max_images >= len(names):
         return list(names)
     if max_images < 1:
@@ -198,7 +202,8 @@ def notes_of(facts: list[Facts], preparation: Preparation) -> list[str]:
         notes.append(f"{enlarged} images are smaller than {width}x{height} and are enlarged: a lower resolution may look better")
     peaks = [about.peak for about in facts if about.peak is not None]
     if peaks and preparation.window is None:
-        notes.append(f"{len(peaks)} 16-bit images: scaled by the full range 0..65535 (the largest value is {max(peaks):g}; data.window changes it)")
+        highest = f"the largest value is {max(peaks):g}; data.window changes it"
+        notes.append(f"{len(peaks)} 16-bit images: scaled by the full range 0..65535 ({highest})")
     elif peaks:
         low, high = preparation.window
         notes.append(f"{len(peaks)} 16-bit or float images: scaled from {low:g}..{high:g}")
@@ -216,7 +221,8 @@ def _fingerprint(said: dict, digests: list[bytes], preparation: Preparation, cla
 
 def _key(source: Source, names: list[str], preparation: Preparation, *more) -> str:
     """Names a cached file by the bytes of the files themselves, which takes a hundredth of decoding them."""
-    total = hashlib.sha256(json.dumps(["handful-cache-1", asdict(preparation), names, [str(p) for p in source.problems], *more]).encode())
+    about = ["handful-cache-1", asdict(preparation), names, [str(problem) for problem in source.problems], *more]
+    total = hashlib.sha256(json.dumps(about).encode())
     in_threads(
         lambda name: attempt(source, name, lambda file: hashlib.file_digest(file, "sha256").digest()),
         names,
@@ -234,14 +240,12 @@ def _dataset(rows: np.ndarray, said: dict, class_names: list[str], mapped: bool,
 
 
 def refusal(problems: list[Problem], total: int, path: str) -> HandfulError:
+    """One line for the files that can't be used, out of `total`."""
+    listing = f"`handful data check {shlex.quote(path)}` lists them all"
     if len(problems) == total:
-        return HandfulError(
-            f"none of the {total} images in '{path}' can be used: {_some(problems)}; `handful data check {shlex.quote(path)}` lists them all with a remedy"
-        )
-    return HandfulError(
-        f"{len(problems)} of {total} images in '{path}' can't be used: {_some(problems)};"
-        f" `handful data check {shlex.quote(path)}` lists them all, --skip-bad trains without them"
-    )
+        return HandfulError(f"none of the {total} images in '{path}' can be used: {_some(problems)}; {listing} with a remedy")
+    faults = f"{len(problems)} of {total} images in '{path}' can't be used: {_some(problems)}"
+    return HandfulError(f"{faults}; {listing}, --skip-bad goes on without them")
 
 
 def _some(problems: list[Problem]) -> str:

@@ -11,8 +11,8 @@ from handful.rng import derive
 class Sampler:
     """An endless stream of image numbers, one permutation of all `count` images per epoch.
 
-    Epoch k's permutation is derived from (seed, k), so that the stream at any position follows from the position alone: resuming needs
-    nothing but the count of images seen. Batches straddle epochs.
+    Epoch k's permutation is derived from (seed, k), so that the stream at any position follows from the position alone: resuming
+    needs nothing but the count of images seen. Batches straddle epochs.
     """
 
     def __init__(self, count: int, seed: int = 0):

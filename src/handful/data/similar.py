@@ -26,7 +26,7 @@ def signs(prints: np.ndarray) -> np.ndarray:
 
 
 def near_pairs(prints: np.ndarray, block: int = 1024) -> list[tuple[int, int]]:
-    """Pairs (i < j) of thumbprints [N, 32, 32] that show the same picture, up to recompression, resizing or a slight change of brightness."""
+    """Pairs (i < j) of thumbprints [N, 32, 32] that show the same picture, up to recompression, resizing or slight edits."""
     bits = signs(prints)
     pairs: list[tuple[int, int]] = []
     for start in range(0, len(bits), block):

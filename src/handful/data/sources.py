@@ -34,7 +34,7 @@ MAX_RATIO, MAX_RATIO_BYTES, MAX_ZIP_BYTES = 200, 100 * 10**6, 10**12  # a zip be
 class Source:
     """Images in a folder or a zip; a context manager.
 
-    names: the images, sorted. problems: what can't even be opened. other: files left alone, by suffix (silent: ones expected there).
+    names: the images, sorted. problems: what can't even be opened. other: files left alone, by suffix; silent: expected ones.
     """
 
     kind = "source"
@@ -191,9 +191,8 @@ class Zip(Source):
     def _safe_name(self, info: zipfile.ZipInfo) -> str:
         name = info.filename.replace("\\", "/")
         if name.startswith("/") or re.match(r"[A-Za-z]:", name) or ".." in name.split("/"):
-            raise HandfulError(
-                f"'{self.path}' holds the member '{show(info.filename)}', which points outside of the zip: refused; make the zip again"
-            )
+            fault = f"holds the member '{show(info.filename)}', which points outside of the zip"
+            raise HandfulError(f"'{self.path}' {fault}: refused; make the zip again")
         if info.file_size > MAX_RATIO_BYTES and info.file_size > MAX_RATIO * max(info.compress_size, 1):
             raise HandfulError(
                 f"'{self.path}' holds the member '{show(name)}', which unpacks to {info.file_size / 1e6:.0f} MB from"

@@ -76,9 +76,8 @@ class Mapped:
         self.temporary.unlink(missing_ok=True)
 
     def _refusal(self, error: OSError) -> HandfulError:
-        return HandfulError(
-            f"can't keep the decoded images in '{self.path.parent}' ({error.strerror}); make room there, or set HANDFUL_CACHE to another folder"
-        )
+        fault = f"can't keep the decoded images in '{self.path.parent}' ({error.strerror})"
+        return HandfulError(f"{fault}; make room there, or set HANDFUL_CACHE to another folder")
 
 
 def cache_folder(given: str | os.PathLike | None) -> Path:

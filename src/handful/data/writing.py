@@ -48,9 +48,10 @@ def prepare(
 ) -> Prepared:
     """Writes DATA, cropped and resized, to OUT: a folder, or an uncompressed zip when OUT ends with .zip. Keywords as in `load`.
 
-    Files are `00000/img00000000.png` ... and a dataset.json with {"labels": [[name, number], ...] or null} (the official format) and, under
-    keys of our own, "class_names", "source_names" (what each picture was called) and "preparation". OUT appears whole or not at all.
-    Raises HandfulError when OUT is there already (an empty folder may be), lies inside DATA, or the disk is full, and as `load` does.
+    Files are `00000/img00000000.png` ... and a dataset.json with {"labels": [[name, number], ...] or null} (the official format)
+    and, under keys of our own, "class_names", "source_names" (what each picture was called) and "preparation". OUT appears whole
+    or not at all. Raises HandfulError when OUT is there already (an empty folder may be) or lies inside DATA, when the disk is
+    full, and where `load` does.
     """
     preparation = Preparation.of(resolution, channels, fit, filter, window)
     if preparation.resolution is None:
@@ -91,19 +92,20 @@ def prepare(
             writer.write("dataset.json", json.dumps(said | {"source_names": kept, "preparation": about}).encode())
             writer.finish()
         except OSError as error:
-            raise HandfulError(f"can't write '{out}' ({error.strerror or error}); nothing was kept, make room or choose another OUT") from None
+            fault = f"can't write '{out}' ({error.strerror or error})"
+            raise HandfulError(f"{fault}; nothing was kept, make room or choose another OUT") from None
         finally:
             writer.discard()
     result.count = len(kept)
     result.notes = source.notes() + found.notes + notes_of(facts, preparation)
     height, width = preparation.resolution
     if height != width or height & (height - 1):
-        result.notes.append(f"{width}x{height} is not a square with a power of two a side, which the official StyleGAN2-ADA tools need")
+        result.notes.append(f"{width}x{height}: the official StyleGAN2-ADA tools need a square with a power of two a side")
     return result
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """The whole content or nothing: a temporary name in the same folder, then a rename. Raises HandfulError when it can't be written."""
+    """The whole content or nothing: a temporary name in the same folder, then a rename. Raises HandfulError when that fails."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -128,7 +130,7 @@ def _refuse_target(target: Path, data: Path) -> None:
     elif target.exists():
         raise HandfulError(f"'{target}' is there already; choose another OUT, or remove it first")
     if data.is_dir() and target.resolve().is_relative_to(data.resolve()):
-        raise HandfulError(f"OUT '{target}' lies inside DATA '{data}'; choose a place outside, so that your images stay as they are")
+        raise HandfulError(f"OUT '{target}' lies inside DATA '{data}'; choose a place outside, so that DATA stays as it is")
 
 
 class _FolderWriter:
