@@ -1,0 +1,53 @@
+"""Train a generator on a folder or zip of images."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command(name="train")
+@click.argument("data", required=False)
+@click.option("--recipe", default="auto", show_default=True, help="A name of `handful list recipes`; auto chooses for the data and the machine.")
+@click.option("--out", type=click.Path(), help="The run's folder.  [default: runs/NAME]")
+@click.option("--res", type=int, help="Resolution in pixels.")
+@click.option("--kimg", type=float, help="Length: thousands of real images shown to the discriminator.")
+@click.option("--batch", type=int, help="Images of one step, over all GPUs.")
+@click.option("--seed", type=int, help="Everything random follows from it.  [default: 0]")
+@click.option("--labels", help="folders, json, or a CSV file: train with classes.")
+@click.option("--device", default="auto", show_default=True, help="cuda, mps or cpu.")
+@click.option("--gpus", type=click.IntRange(1), help="Processes to start on this machine, one per GPU.")
+@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), help="Number format of the networks.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any setting by its path, e.g. --set g.ngf=32. Repeatable.")
+@click.option("--skip-bad", is_flag=True, help="Train without the files that can't be read.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, how long it takes and how much memory; then stop.")
+@click.option("--init-from", type=click.Path(), metavar="MODEL", help="Start from the weights of another run.")
+@click.option("--resume", type=click.Path(), metavar="RUN", help="Go on with a run, bit for bit; DATA may be left out, --kimg lengthens it.")
+def command(data, recipe, out, res, kimg, batch, seed, labels, device, gpus, precision, settings, skip_bad, dry_run, init_from, resume):
+    """Train a generator on DATA: a folder of any depth, or a zip. With nothing else, settings are chosen for DATA and this machine."""
+    import os
+
+    from handful.errors import UsageError
+
+    if data is None and resume is None:
+        raise UsageError("name the images to train on: handful train DATA")
+    if gpus and gpus > 1 and "WORLD_SIZE" not in os.environ:
+        return _start_processes(gpus)
+    from handful.train import train
+
+    run = train(data, recipe, out, kimg, res=res, batch=batch, seed=seed, labels=labels, device=device, precision=precision,
+                settings=settings, skip_bad=skip_bad, dry_run=dry_run, init_from=init_from, resume=resume, say=click.echo)
+    if dry_run or os.environ.get("RANK", "0") != "0":
+        return
+    if not run.finished:
+        click.echo(f"stopped and saved; go on with: handful train --resume {run.folder}")
+        raise SystemExit(130)
+    click.echo(f"done: {run.folder / 'report.html'}\npictures: handful generate {run.folder} --seeds 0-63 --grid")
+
+
+def _start_processes(gpus: int) -> None:
+    """The same command once per GPU, under torchrun."""
+    import subprocess
+    import sys
+
+    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}", "-m", "handful", *sys.argv[1:]]
+    raise SystemExit(subprocess.call(line))

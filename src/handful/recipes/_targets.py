@@ -1,0 +1,18 @@
+"""Published figures that recipes aim at, as data: `handful reproduce` and the results page read them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Target:
+    """A cell of a paper's table: where it stands, on what data, how it was measured, and what it cost."""
+
+    table: str                # "fastgan/2"
+    row: str
+    data: str
+    figure: str               # "FID", "hours per 10k iterations"
+    value: float
+    protocol: str
+    cost: str

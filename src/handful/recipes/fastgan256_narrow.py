@@ -1,0 +1,11 @@
+"""FastGAN at 256 pixels, narrow: for machines without a GPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ._narrow import narrow
+
+
+def recipe(resolution: int | None = None, **_: Any) -> dict[str, Any]:
+    return narrow(resolution or 256, kimg=100, ngf=8, ndf=8)

@@ -1,0 +1,168 @@
+"""What a person would choose who knows the data and the machine: recipe, resolution, precision; and what the run will cost."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .. import catalog
+from ..config import Config, merge
+from ..data import Dataset, Scan
+from ..errors import UsageError
+
+PROBE_SEC = 20.0                        # the estimate runs real steps, but no longer than about this
+NARROW = {64: "fastgan64_narrow", 128: "fastgan128_narrow", 256: "fastgan256_narrow"}
+FULL = {256: "fastgan256", 512: "fastgan512", 1024: "fastgan1024"}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """tree: a configuration as a plain tree; why: what to tell the user."""
+
+    tree: dict[str, Any]
+    why: list[str]
+
+
+def choose(recipe: str, scanned: Scan, device: torch.device, asked: Mapping[str, Any]) -> Choice:
+    """The recipe, chosen where it is "auto". asked: what the user set, as a tree; it always wins."""
+    why = []
+    res = asked.get("data", {}).get("resolution")
+    if recipe == "auto":
+        recipe, reason = _pick(scanned, device, res)
+        why.append(reason)
+    ask = {"resolution": res, "count": scanned.count, "device": device.type, "num_classes": scanned.num_classes,
+           "batch": asked.get("train", {}).get("batch")}
+    tree = merge({"recipe": recipe}, catalog.load("recipes", recipe)(**ask))
+    return Choice(tree, why)
+
+
+def _pick(scanned: Scan, device: torch.device, res: int | None) -> tuple[str, str]:
+    """(recipe, the sentence that says why)."""
+    side = min(scanned.median_size)
+    have = f"{scanned.count} images of about {scanned.median_size[0]}x{scanned.median_size[1]} pixels"
+    if device.type == "cpu":
+        size = res if res in NARROW else 64 if side < 96 else 128
+        return NARROW[size], (f"{have} and no GPU: {NARROW[size]}, a FastGAN about 60 times lighter than the published one; "
+                              f"a full one would need days here")
+    sizes = [s for s in (*NARROW, *FULL) if s <= max(side, 64)]
+    size = res if res in FULL or res in NARROW else sizes[-1]
+    name = FULL.get(size) or NARROW[size]
+    return name, f"{have} and a GPU: {name}, FastGAN with DiffAugment, made for sets of this size"
+
+
+# --------------------------------------------------------------------------------------------------------------- the machine
+
+
+def precision(wanted: str, device: torch.device) -> str:
+    """The number format of the networks' passes. auto: bf16 on GPUs that have it, fp16 on older ones, fp32 elsewhere."""
+    if wanted == "bf16" and device.type == "cpu" and not cpu_has_bf16():
+        raise UsageError("--precision bf16: this CPU has no bf16 instructions and would be many times slower; leave it at auto")
+    if wanted != "auto":
+        return wanted
+    if device.type != "cuda":
+        return "fp32"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+
+
+def cpu_has_bf16() -> bool:
+    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None) or getattr(torch._C._cpu, "_is_avx512_bf16_supported", lambda: False)
+    return bool(probe())
+
+
+def compiles(wanted: str, device: torch.device) -> bool:
+    """Whether first-order passes are compiled. auto: on CUDA, where Triton is installed."""
+    if wanted == "auto":
+        try:
+            import triton  # noqa: F401  (its presence is the question)
+        except ImportError:
+            return False
+        return device.type == "cuda"
+    return wanted == "on"
+
+
+def data_budget(device: torch.device) -> int:
+    """Bytes of the device that the images may fill."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0] * 0.25)
+    return 0 if device.type == "cpu" else 2 * 10**9
+
+
+# ------------------------------------------------------------------------------------------------------------- what it costs
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """images_per_sec and memory_gb from real steps on made-up images of the run's shape; sec: of the whole run."""
+
+    images_per_sec: float
+    memory_gb: float
+    sec: float
+    line: str
+
+
+def estimate(config: Config, device: torch.device) -> Estimate:
+    """Runs a few steps of the run itself on noise and extrapolates. Costs a few seconds (at most about twice PROBE_SEC)."""
+    from .fit import memory_gb
+    from .loop import Trainer
+
+    t = config.train
+    d = config.data
+    height, width = (d.resolution, d.resolution) if isinstance(d.resolution, int) else d.resolution
+    classes = d.class_names or []
+    n = max(t.batch, 2)
+    noise = Dataset(torch.randint(0, 256, (n, d.channels, height, width), dtype=torch.uint8),
+                    torch.arange(n) % len(classes) if classes else None, list(classes))
+    small = config.model_copy(deep=True)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    trainer = Trainer(small, noise, device, precision=precision(t.precision, device))
+    _wait(device)
+    times: list[float] = []
+    while not times or (len(times) < 4 and sum(times) < PROBE_SEC / 2):
+        start = time.perf_counter()
+        trainer.step()
+        _wait(device)
+        times.append(time.perf_counter() - start)
+    per_step = min(times[1:] or times)
+    shown = t.batch * t.d_steps
+    speed = shown / per_step
+    sec = t.kimg * 1000 / speed
+    memory = memory_gb(device)
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    note = " (uncompiled; compiled it will be faster)" if compiles(t.compile, device) else ""
+    line = (f"{t.kimg:g} kimg at about {speed:.3g} images/s on {_name(device)}{f' x {world}' if world > 1 else ''}: {duration(sec)}, "
+            f"{memory:.1f} GB of memory{note}")
+    return Estimate(speed, memory, sec, line)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def _name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{torch.get_num_threads()} CPU threads" if device.type == "cpu" else "the Apple GPU"
+
+
+def duration(sec: float) -> str:
+    """Seconds as people say them."""
+    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if sec >= 1.5 * size:
+            return f"{sec / size:.1f} {unit}" if sec < 10 * size else f"{sec / size:.0f} {unit}"
+    return f"{sec:.0f} s"
+
+
+def targets(recipe: str) -> list[dict[str, Any]]:
+    """The published figures that a recipe aims at."""
+    module = __import__(f"handful.recipes.{recipe}", fromlist=["TARGETS"])
+    return [dataclasses.asdict(t) for t in getattr(module, "TARGETS", ())]
