@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from .. import catalog, data
+from .. import data
 from .. import config as config_module
 from ..config import Config
 from ..errors import HandfulError, UsageError
@@ -88,7 +88,8 @@ def _start(lines: list[str], recipe: str, out: str | os.PathLike | None, device_
     config.notes = choice.why
     for line in choice.why:
         say(line)
-    folder = Path(out) if out is not None else _free_folder(Path("runs"), config)
+    stem = Path(config.data.path).resolve().stem or "images"
+    folder = Path(out) if out is not None else free_name(Path("runs"), f"{stem}-{config.recipe}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} exists and is not empty; go on with it (handful train --resume {folder}) or name another --out")
     if dry_run:
@@ -192,12 +193,12 @@ def _filled_in(config: Config, dataset: data.Dataset) -> Config:
     return config
 
 
-def _free_folder(parent: Path, config: Config) -> Path:
-    stem = Path(config.data.path).resolve().stem or "images"
-    name, number = f"{stem}-{config.recipe}", 2
-    while (parent / name).exists():
-        name, number = f"{stem}-{config.recipe}-{number}", number + 1
-    return parent / name
+def free_name(parent: Path, name: str) -> Path:
+    """parent/name, or parent/name-2 ... when there is one already."""
+    number, path = 2, parent / name
+    while path.exists():
+        path, number = parent / f"{name}-{number}", number + 1
+    return path
 
 
 def _make(folder: Path) -> None:
@@ -238,8 +239,3 @@ def _start_from(trainer: Trainer, model: str | os.PathLike, say: Callable[[str],
             raise UsageError(f"--init-from {model}: its {name} has another shape ({str(error).splitlines()[-1].strip()[:120]}); "
                              f"train with the settings that it was made with") from None
     say(f"starting from {model} ({source.images_seen} images): " + ("G and D" if found else "G alone, the file has no D"))
-
-
-def recipe_tree(name: str, ask: Any) -> dict[str, Any]:
-    """The settings of a recipe, as a plain tree."""
-    return {"recipe": name, **catalog.load("recipes", name)(ask)}

@@ -1,0 +1,217 @@
+"""`report.html`: one self-contained file about a run. It fetches nothing, shows no path but those that the user typed, and may be written
+while the run is going: a missing or half-written part is left out, never an error."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .. import catalog
+from ..files import write_text
+from . import _chart
+from .log import NAME, duration, read
+
+PREVIEWS = 24
+SIDE = 1024                                  # pixels; wider previews are scaled down
+PREVIEW_BYTES = 10_000_000                   # of all previews; as base64 a third more
+
+_MAIN = {
+    "D's logits": {"d/logits_real": "reals", "d/logits_fake": "fakes, D's step", "g/logits_fake": "fakes, G's step"},
+    "Losses": {"d/loss": "D", "g/loss": "G"},
+    "Gradient norms": {"d/grad_norm": "D", "g/grad_norm": "G"},
+    "Images per second": {"images_per_sec": "images/s"},
+    "Memory, GB": {"memory_gb": "GB"},
+}
+_NO_CURVE = {"images", "step", "sec", "note", "machine"}
+_ELSEWHERE = {"format", "handful", "recipe", "notes", "data.path", "data.count", "data.class_names", "data.fingerprint"}
+_METHODS = {"g": ("arch", "Generator"), "d": ("arch", "Discriminator"), "augment": ("augment", ""), "loss": ("losses", "")}
+
+
+def write_report(run_folder: Path | str) -> Path:
+    """Writes run_folder/report.html from config.json, log.jsonl, metrics.jsonl and previews/, as far as they exist. Returns its path."""
+    import jinja2
+
+    folder = Path(run_folder)
+    config = _config(folder / "config.json")
+    log, metrics = read(folder / NAME), read(folder / "metrics.jsonl")
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment.filters["json"] = lambda value: json.dumps(value, ensure_ascii=False)     # a plain string: autoescape sees to it
+    template = environment.from_string(Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8"))
+    curves = [line for line in log if _is_count(line.get("images"))]
+    page = template.render(
+        name=folder.resolve().name, facts=facts(config, log), previews=previews(folder / "previews"), charts=main_charts(curves),
+        more_charts=other_charts(curves), metric_charts=metric_charts(metrics), metrics=metric_table(metrics),
+        why=config.get("notes") or [], notes=[line for line in log if line.get("note")], changed=changed(config), config=config,
+        commands=commands(folder, config, log), box=_chart)
+    write_text(folder / "report.html", page)
+    return folder / "report.html"
+
+
+def facts(config: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the page's first lines say."""
+    data = config.get("data") or {}
+    images = max((line["images"] for line in log if _is_count(line.get("images"))), default=0)
+    planned = (config.get("train") or {}).get("kimg") or 0
+    seconds = next((line["sec"] for line in reversed(log) if isinstance(line.get("sec"), int | float)), None)
+    side = data.get("resolution") or "?"
+    height, width = side if isinstance(side, list) and len(side) == 2 else (side, side)
+    return {"images": images, "planned": planned * 1000, "share": min(1.0, images / (planned * 1000)) if planned else 1.0,
+            "time": duration(seconds) if seconds else "", "speed": _chart.short(images / seconds) if seconds and images else "",
+            "machine": next((str(line["machine"]) for line in reversed(log) if line.get("machine")), ""),
+            "recipe": config.get("recipe") or (config.get("g") or {}).get("use") or "", "resolution": f"{width}×{height}",
+            "path": data.get("path") or "", "count": data.get("count") or 0, "fingerprint": data.get("fingerprint") or "",
+            "classes": data.get("class_names") or [], "licence": data.get("licence") or "", "seed": config.get("seed", 0),
+            "epochs": images / data["count"] if data.get("count") else 0, "version": config.get("handful") or ""}
+
+
+# ----------------------------------------------------------------------------------------------------------------- previews
+
+
+def previews(folder: Path) -> list[dict[str, Any]]:
+    """{images, src, width, height} of the previews, oldest first: at most PREVIEWS, evenly chosen, the first and the last among them."""
+    files = sorted((int(p.stem), p) for p in folder.glob("*.jp*g") if p.stem.isdigit()) if folder.is_dir() else []
+    for most in (PREVIEWS, 16, 10, 6, 3, 1):
+        shown = [found for images, path in evenly(files, most) if (found := _preview(images, path))]
+        if sum(len(p["src"]) for p in shown) * 3 / 4 <= PREVIEW_BYTES:
+            break
+    return shown
+
+
+def evenly(items: Sequence[Any], most: int) -> list[Any]:
+    """At most `most` of the items, evenly spaced, with the last one and (where most > 1) the first."""
+    if len(items) <= most:
+        return list(items)
+    return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)] if most > 1 else [items[-1]]
+
+
+def _preview(images: int, path: Path) -> dict[str, Any] | None:
+    """One preview as a data: address; None where the file can't be read (a run that is being copied)."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            image.load()
+            data = path.read_bytes()
+            if image.width > SIDE or image.format != "JPEG":
+                image = image.convert("L" if image.mode == "L" else "RGB")
+                image = image.resize((SIDE, max(1, round(image.height * SIDE / image.width))), Image.Resampling.LANCZOS)
+                buffer = io.BytesIO()
+                image.save(buffer, "JPEG", quality=86)
+                data = buffer.getvalue()
+            return {"images": images, "width": image.width, "height": image.height,
+                    "src": "data:image/jpeg;base64," + base64.b64encode(data).decode()}
+    except (OSError, ValueError, SyntaxError):
+        return None
+
+
+# ------------------------------------------------------------------------------------------------------------------- curves
+
+
+def main_charts(log: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [c for title, names in _MAIN.items() if (c := _chart.chart(title, log, names))]
+
+
+def other_charts(log: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Every other key of the log: D's and G's value of the same thing in one chart, in the order of the titles."""
+    known = _NO_CURVE.union(*_MAIN.values())
+    titles: dict[str, dict[str, str]] = {}
+    for key in sorted({k for line in log for k in line} - known):
+        side, _, rest = key.partition("/")
+        title, label = (rest, side.upper()) if side in ("d", "g") and rest else (key, key)
+        if key in ("lr_d", "lr_g"):
+            title, label = "Learning rates", key[-1].upper()
+        title = {"bad_grads": "Non-finite gradients"}.get(title, title.replace("loss_", "loss of ").replace("/", ": "))
+        titles.setdefault(title, {})[key] = label
+    charts = [_chart.chart(title, log, names) for title, names in titles.items()]
+    return [c for c in charts if c]
+
+
+def metric_charts(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    charts = []
+    for name in _metric_names(metrics):
+        rows = [{"images": m["images"], name: m.get("value")} for m in metrics if m["metric"] == name and _is_count(m.get("images"))]
+        if len(rows) > 1 and (c := _chart.chart(name, rows, {name: name})):
+            charts.append(c)
+    return charts
+
+
+def metric_table(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One row a metric: its newest value, all values, how it was measured."""
+    rows = []
+    for name in _metric_names(metrics):
+        mine = [m for m in metrics if m["metric"] == name and isinstance(m.get("value"), int | float)]
+        if mine:
+            protocol = mine[-1].get("protocol") or ""
+            rows.append({"name": name, "value": _chart.short(mine[-1]["value"]), "images": mine[-1].get("images"),
+                         "all": [(m.get("images"), _chart.short(m["value"])) for m in mine],
+                         "protocol": protocol if isinstance(protocol, str) else json.dumps(protocol, ensure_ascii=False)})
+    return rows
+
+
+def _metric_names(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(m["metric"] for m in metrics if isinstance(m.get("metric"), str)))
+
+
+# ----------------------------------------------------------------------------------------------------------------- settings
+
+
+def changed(config: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """(dotted path, value, default) of the settings that are not handful's defaults: what the recipe, the machine and the user chose."""
+    from ..config import Config, to_tree
+
+    if not config:
+        return []
+    default = to_tree(Config())
+    methods = {**_METHODS, **{f"terms.{k}": ("terms", "") for k in config.get("terms") or {}}}
+    defaults = _flat({k: v for k, v in default.items() if k not in _METHODS and k != "terms"})
+    for path, (kind, which) in methods.items():
+        section = config.get(path) if path in _METHODS else (config.get("terms") or {}).get(path.partition(".")[2])
+        if isinstance(section, Mapping) and "use" in section:
+            # that a term is there is a choice; of the other methods, one that differs from the default is
+            known = {} if path not in _METHODS else {"use": default[path]["use"]}
+            defaults |= {f"{path}.{k}": v for k, v in {**known, **_keyword_defaults(kind, str(section["use"]), which)}.items()}
+    flat = _flat(config)
+    return [(k, v, defaults.get(k)) for k, v in flat.items() if k not in _ELSEWHERE and (k not in defaults or v != defaults[k])]
+
+
+def _keyword_defaults(kind: str, name: str, which: str) -> dict[str, Any]:
+    try:
+        known = catalog.keywords(catalog.part(kind, name, which))
+    except Exception:                       # the class of an author's own package may be absent here: all its settings are shown
+        return {}
+    return {k: json.loads(json.dumps(p.default, default=str)) for k, p in known.items() if p.default is not p.empty}
+
+
+def _flat(tree: Any, path: str = "") -> dict[str, Any]:
+    if isinstance(tree, Mapping):
+        return {k: v for key, sub in tree.items() for k, v in _flat(sub, f"{path}.{key}" if path else str(key)).items()}
+    return {path: tree}
+
+
+def commands(folder: Path, config: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """(what for, command line): how to go on with this run."""
+    run = shlex.quote(folder.as_posix())
+    f = facts(config, log)
+    longer = math.ceil(2 * max(f["planned"], f["images"], 1000) / 1000)
+    found = [("Pictures from it", f"handful generate {run} --seeds 0-63 --grid")]
+    if f["images"] < f["planned"]:
+        found.insert(0, ("Go on to the planned end", f"handful train --resume {run}"))
+    return [*found, ("Train it longer", f"handful train --resume {run} --kimg {longer}"), ("Write this page anew", f"handful report {run}")]
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
