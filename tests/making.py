@@ -1,0 +1,56 @@
+"""Small runs for the tests: tiny networks on noise, everything else as in the product."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from handful import config
+from handful.data import Dataset
+from handful.train.loop import Trainer
+
+TINY = {"data": {"resolution": 16}, "g": {"use": "tiny:TinyG"}, "d": {"use": "tiny:TinyD"}, "loss": {"use": "non_saturating"},
+        "augment": {"use": "none"}, "train": {"batch": 8, "kimg": 0.08}, "ema": {"decay": 0.9}}
+
+
+def tiny_config(*settings: str, **over: Any) -> config.Config:
+    return config.resolved(config.parse(config.assign(config.merge(TINY, over), settings)))
+
+
+def noise_set(count: int = 24, classes: int = 0, resolution: int = 16, channels: int = 3) -> Dataset:
+    g = torch.Generator().manual_seed(3)
+    images = torch.randint(0, 256, (count, channels, resolution, resolution), generator=g, dtype=torch.uint8)
+    labels = torch.arange(count) % classes if classes else None
+    return Dataset(images, labels, [f"c{i}" for i in range(classes)])
+
+
+def tiny_trainer(*settings: str, dataset: Dataset | None = None, rank: int = 0, world: int = 1, precision: str = "fp32", compile: bool = False,
+                 **over: Any) -> Trainer:
+    return Trainer(tiny_config(*settings, **over), dataset or noise_set(), torch.device("cpu"), rank=rank, world=world, precision=precision,
+                   compile=compile)
+
+
+def weights(trainer: Trainer) -> torch.Tensor:
+    """Everything that training moves, as one vector."""
+    n = trainer.nets
+    parts = [*n.G.state_dict().values(), *n.D.state_dict().values(), *n.G_ema.state_dict().values(), *trainer.terms.state_dict().values()]
+    return torch.cat([p.detach().double().reshape(-1) for p in parts])
+
+
+def run_steps(trainer: Trainer, steps: int) -> Trainer:
+    for _ in range(steps):
+        trainer.step()
+    return trainer
+
+
+def picture_folder(folder: Path, count: int = 12, size: int = 20, classes: int = 0) -> Path:
+    g = torch.Generator().manual_seed(5)
+    for i in range(count):
+        place = folder / f"class{i % classes}" if classes else folder
+        place.mkdir(parents=True, exist_ok=True)
+        pixels = torch.randint(0, 256, (size, size, 3), generator=g, dtype=torch.uint8).numpy()
+        Image.fromarray(pixels).save(place / f"{i:03d}.png")
+    return folder
