@@ -19,12 +19,12 @@ from .. import __version__
 from ..errors import HandfulError, nearest
 
 FOLDER = Path(__file__).parent
-ORDER = ("demo", "train", "generate", "evaluate", "neighbours", "interpolate", "mix", "project", "directions", "data", "import", "export",
-         "weights", "report", "view", "reproduce", "list", "doctor")
+ORDER = ("demo", "train", "generate", "evaluate", "neighbours", "interpolate", "mix", "project", "directions", "data",
+         "import", "export", "weights", "report", "view", "reproduce", "list", "doctor")
 
 
 class Commands(click.Group):
-    """`cli/NAME.py` is the command NAME: a module whose attribute `command` is a click command and whose first line is its short help."""
+    """`cli/NAME.py` is the command NAME: its attribute `command` is a click command, its first line the short help."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         names = {p.stem for p in FOLDER.glob("*.py") if not p.stem.startswith("_")}
@@ -43,8 +43,9 @@ class Commands(click.Group):
             formatter.write_dl([(name, first_line(FOLDER / f"{name}.py")) for name in self.list_commands(ctx)])
 
 
-@click.group(cls=Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-             epilog="Settings of a command: handful COMMAND --help. Exit codes: 0 done, 1 failed, 2 wrong use, 130 stopped by you.")
+@click.group(cls=Commands, invoke_without_command=True,
+             context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+             epilog="More: handful COMMAND --help. Exit codes: 0 done, 1 failed, 2 wrong use, 130 stopped by you.")
 @click.version_option(__version__, "--version", message="handful %(version)s")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error; may also follow the command.")
 @click.pass_context
@@ -106,7 +107,8 @@ def _explain(error: BaseException) -> int:
         if applies(error):
             return _say("handful", message(error), 1)
     text = " ".join(str(error).split())
-    return _say("handful", f"unexpected {type(error).__name__}: {text} (run again with --debug for the traceback; please report)", 1)
+    name = type(error).__name__
+    return _say("handful", f"unexpected {name}: {text} (run again with --debug for the traceback; please report)", 1)
 
 
 def _wrong_use(error: click.ClickException) -> tuple[str, str, int]:
@@ -138,7 +140,8 @@ def _errno(*numbers: int) -> Callable[[BaseException], bool]:
 
 
 _REMEDIES: tuple[tuple[Callable[[BaseException], bool], Callable[[BaseException], str]], ...] = (
-    (_errno(errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)), lambda e: f"no space left on the disk{_of(e)}: free some, or choose another folder with --out"),
+    (_errno(errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)),
+     lambda e: f"no space left on the disk{_of(e)}: free some, or choose another folder with --out"),
     (_errno(errno.EACCES, errno.EPERM, errno.EROFS),
      lambda e: f"no permission{_of(e)}: change the file's or folder's rights, or choose another folder"),
     (_errno(errno.EMFILE, errno.ENFILE), lambda e: "too many open files: raise the limit (ulimit -n 4096) and run again"),

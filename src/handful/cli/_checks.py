@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import os
 import platform
 import re
@@ -21,7 +20,8 @@ def run(check: Check) -> list[dict[str, str]]:
     try:
         lines.extend(check())
     except Exception as error:
-        lines.append(("broken", check.__name__, f"{type(error).__name__}: {' '.join(str(error).split())}", "please report this line"))
+        found = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        lines.append(("broken", check.__name__.replace("_", " "), found, "please report this line"))
     return [dict(zip(("state", "what", "found", "remedy"), line)) for line in lines]
 
 
@@ -41,33 +41,35 @@ def versions() -> Iterator[Line]:
 def device() -> Iterator[Line]:
     import torch
 
+    from ..infer.model import pick_device
+    from ..train.choose import compiles, cpu_has_bf16, precision
+
+    on = pick_device("auto")
+    if on.type == "cpu":
+        unused = shutil.which("nvidia-smi") and not torch.backends.cuda.is_built()
+        yield "note", "device", "no GPU that torch can use: training runs on the CPU", (
+            "there is an NVIDIA driver, but this torch is built without CUDA: install the build for it from pytorch.org"
+            if unused else "the narrow recipes are made for it")
+    elif on.type == "mps":
+        yield "ok", "device", "Apple GPU", ""
     for i in range(torch.cuda.device_count()):
         p = torch.cuda.get_device_properties(i)
         yield "ok", f"cuda:{i}", f"{p.name}, {p.total_memory / 2**30:.0f} GB, compute capability {p.major}.{p.minor}", ""
-    if torch.cuda.is_available():
-        major = torch.cuda.get_device_capability()[0]
-        choice = "bf16" if major >= 8 else "fp16" if major == 7 else "fp32"
-        yield "ok", "precision", f"{choice} on capability {major}.x (bf16 is fast from 8.0 on, fp16 from 7.0)", ""
-    elif torch.backends.mps.is_available():
-        yield "ok", "mps", "Apple GPU; precision fp32", ""
+    chosen = precision("auto", on)
+    why = {"bf16": "this GPU computes it", "fp16": "this GPU has no bf16", "fp32": f"always on {on.type}"}[chosen]
+    if on.type == "cpu":
+        why = ("it has bf16 instructions, so that --precision bf16 is worth a try" if cpu_has_bf16() else
+               "it has no bf16 instructions: bf16 would be many times slower")
+    yield "ok", "precision", f"{chosen}: {why}", ""
+    compiler = next(filter(None, map(shutil.which, [os.environ.get("CXX", ""), "g++", "clang++", "c++", "cl"])), None)
+    if on.type == "cuda" and not compiles("auto", on):
+        yield "missing", "torch.compile", "no triton: training runs uncompiled", "pip install triton (Windows: triton-windows)"
+    elif compiler is None:
+        yield "missing", "torch.compile", "no C++ compiler: training runs uncompiled", (
+            "install one: apt install g++, xcode-select --install, or Visual Studio Build Tools")
     else:
-        yield "note", "device", "no GPU that torch can use: training runs on the CPU", (
-            "the driver is there, but this torch is built without CUDA: install the build for it from pytorch.org"
-            if shutil.which("nvidia-smi") and not torch.backends.cuda.is_built() else "the narrow recipes are made for it")
-        fast = bf16_on_cpu()
-        yield "ok", "precision", "fp32 on a CPU" + ("; bf16 has its own instructions here, try --precision bf16" if fast else
-                                                   "; bf16 would be many times slower (no avx512_bf16 or amx)"), ""
-
-
-def bf16_on_cpu() -> bool:
-    """Whether the CPU multiplies bf16 in hardware; without it bf16 is 6 to 200 times slower than fp32."""
-    import torch
-
-    probes = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
-    if any(probe() for probe in probes if probe):
-        return True
-    cpuinfo = Path("/proc/cpuinfo")
-    return cpuinfo.is_file() and bool(re.search(r"\b(avx512_bf16|amx_bf16)\b", cpuinfo.read_text()))
+        usual = "on" if compiles("auto", on) else f"off by default on {on.type}"
+        yield "ok", "torch.compile", f"{usual}; compiler {Path(compiler).name}", ""
 
 
 def threads_and_memory() -> Iterator[Line]:
@@ -75,11 +77,13 @@ def threads_and_memory() -> Iterator[Line]:
 
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     used = torch.get_num_threads()
-    yield ("ok" if used <= usable else "note"), "threads", f"torch uses {used} of {usable} cores, {torch.backends.cpu.get_cpu_capability()}", (
-        "" if used <= usable else f"OMP_NUM_THREADS={usable} avoids that they wait for each other")
+    found = f"torch uses {used} of {usable} cores, {torch.backends.cpu.get_cpu_capability()}"
+    yield ("ok", "threads", found, "") if used <= usable else (
+        "note", "threads", found, f"OMP_NUM_THREADS={usable} avoids that they wait for each other")
     memory = free_memory_gb()
     if memory is not None:
-        yield ("ok" if memory >= 4 else "note"), "memory", f"{memory:.1f} GB free", "" if memory >= 4 else "choose a small --batch and --res"
+        yield ("ok", "memory", f"{memory:.1f} GB free", "") if memory >= 4 else (
+            "note", "memory", f"{memory:.1f} GB free", "choose a small --batch and --res")
 
 
 def free_memory_gb() -> float | None:
@@ -98,7 +102,9 @@ def free_memory_gb() -> float | None:
 def operators() -> Iterator[Line]:
     import torch
 
-    on = torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+    from ..infer.model import pick_device
+
+    on = pick_device("auto")
     try:
         weight = torch.zeros(1, device=on, requires_grad=True)
         weight.grad = torch.ones_like(weight)
@@ -106,14 +112,6 @@ def operators() -> Iterator[Line]:
         yield "ok", "fused Adam", f"works on {on.type}", ""
     except (RuntimeError, TypeError) as error:
         yield "note", "fused Adam", f"not on {on.type} ({str(error).splitlines()[0]})", "the plain one is used, a little slower"
-    compiler = next(filter(None, map(shutil.which, [os.environ.get("CXX", ""), "g++", "clang++", "c++", "cl"])), None)
-    if on.type == "cuda" and importlib.util.find_spec("triton") is None:
-        yield "missing", "torch.compile", "no triton: training runs uncompiled", "pip install triton (Windows: triton-windows)"
-    elif compiler is None:
-        yield "missing", "torch.compile", "no C++ compiler: training runs uncompiled", (
-            "install one: apt install g++, xcode-select --install, or Visual Studio Build Tools")
-    else:
-        yield "ok", "torch.compile", f"has a compiler, {Path(compiler).name}" + ("" if on.type == "cuda" else "; on a CPU it is off by default"), ""
     for name, works in (("conv", _conv), ("grid_sample", _grid_sample)):
         yield from _double_backward(name, works, on)
 
@@ -153,11 +151,12 @@ def _double_backward(name: str, f, on) -> Iterator[Line]:
         quotient = (penalty(x + step) - penalty(x - step)) / (2 * h)
         good = bool((exact[0, 0, 1, 2] - quotient).abs() <= tolerance * (1 + quotient.abs()))
     except (RuntimeError, NotImplementedError) as error:
-        yield "note", label, f"not on {on.type} ({str(error).splitlines()[0]})", "gradient penalties run where it works, --device cpu"
+        why = str(error).splitlines()[0]
+        yield "note", label, f"not on {on.type} ({why})", "train with gradient penalties on --device cpu"
         return
     # every network has convolutions; grid_sample is ADA's alone
     yield ("ok", label, "double backward is exact", "") if good else (
-        "broken" if name == "conv" else "note", label, "double backward gives wrong numbers", "use another torch: pip install -U torch")
+        "broken" if name == "conv" else "note", label, "wrong second derivatives", "use another torch: pip install -U torch")
 
 
 def weights() -> Iterator[Line]:
@@ -165,7 +164,8 @@ def weights() -> Iterator[Line]:
 
     for name in weights.names():
         path = weights.path_of(name)
-        yield ("ok", f"weights {name}", str(path), "") if path else ("missing", f"weights {name}", "not here yet", f"handful weights get {name}")
+        yield ("ok", f"weights {name}", str(path), "") if path else (
+            "missing", f"weights {name}", "not here yet", f"handful weights get {name}")
 
 
 def extras() -> Iterator[Line]:
@@ -188,7 +188,8 @@ def _installed(distribution: str) -> bool:
 
 def disk() -> Iterator[Line]:
     free = shutil.disk_usage(".").free / 2**30
-    yield ("ok" if free >= 5 else "note"), "disk", f"{free:.1f} GB free here", "" if free >= 5 else "a run at 256 keeps up to 2 GB of checkpoints"
+    yield ("ok", "disk", f"{free:.1f} GB free here", "") if free >= 5 else (
+        "note", "disk", f"{free:.1f} GB free here", "a run at 256 keeps up to 2 GB of checkpoints")
     if not os.access(".", os.W_OK):
         yield "note", "folder", "this folder can't be written to", "run handful from another one, or give --out"
     if sys.stdout.encoding and sys.stdout.encoding.lower().replace("-", "") not in ("utf8", "cp65001"):

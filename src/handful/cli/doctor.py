@@ -1,4 +1,4 @@
-"""Versions, device, which operators are fast, what is missing and how to get it."""
+"""Check versions, device, precision, fast operators, and what is missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Architectures, augmentations, losses, terms and recipes by name; with a name: its settings."""
+"""List architectures, losses, terms, recipes ...; with a name: its settings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .. import catalog
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(kind: str | None, name: str | None, as_json: bool) -> None:
-    """List the methods of one KIND (of every kind without it), one line each; with a NAME: its settings, their defaults, where it comes from.
+    """List the methods of one KIND, or of all; with a NAME: its settings, their defaults, where it comes from.
 
     A setting is given in the configuration, e.g. handful train DATA --set terms.lecam.weight=0.1
     """
@@ -44,8 +44,13 @@ def describe(kind: str, name: str) -> dict[str, Any]:
 
 def _settings(part: Any) -> dict[str, dict[str, Any]]:
     known = catalog.keywords(part) if inspect.isclass(part) else dict(inspect.signature(part).parameters)
-    return {k: {"type": inspect.formatannotation(p.annotation).replace("typing.", "") if p.annotation is not p.empty else "",
-                "default": None if p.default is p.empty else _plain(p.default), "required": p.default is p.empty} for k, p in known.items()}
+    return {name: _setting(parameter) for name, parameter in known.items()}
+
+
+def _setting(p: inspect.Parameter) -> dict[str, Any]:
+    annotation = "" if p.annotation is p.empty else inspect.formatannotation(p.annotation).replace("typing.", "")
+    required = p.default is p.empty
+    return {"type": annotation.strip("'"), "default": None if required else _plain(p.default), "required": required}
 
 
 def _plain(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Write report.html of a run: previews over time, curves, settings, in one self-contained file."""
+"""Write report.html of a run: previews over time, curves, settings."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def check_run(run: Path) -> None:
         return
     if run.is_file():
         raise HandfulError(f"{run} is a file; RUN is the folder that handful train made, with config.json in it")
-    inside = _runs(run)
-    if inside:
-        raise HandfulError(f"{run} is not a run folder (no config.json in it), but holds some: {', '.join(str(run / n) for n in inside[:5])}")
+    if inside := _runs(run):
+        some = ", ".join(str(run / name) for name in inside[:5])
+        raise HandfulError(f"{run} is not a run folder (it has no config.json), but holds some: {some}")
     what = f"{run} is not a run folder: it has no config.json" if run.is_dir() else f"{run} doesn't exist"
     beside = _runs(run.parent)
     raise HandfulError(what + (nearest(run.name, beside) if beside else "; RUN is the folder that handful train --out made"))

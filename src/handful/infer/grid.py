@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from ..errors import HandfulError, UsageError
-from ..files import replacing
+from ..files import atomic
 
 _FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
 _JPEG_SIDE = 65500                   # libjpeg's limit
@@ -63,8 +63,7 @@ def save_image(path: Path | str, array: NDArray[np.uint8], quality: int = 92) ->
         if image.mode == "RGBA":
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
         options = {"quality": quality, "subsampling": 0 if quality >= 90 else 2}
-    with replacing(path) as temporary:
-        image.save(temporary, format, **options)
+    atomic(path, lambda temporary: image.save(temporary, format, **options))
     return path
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-WIDTH, HEIGHT = 420, 190
-LEFT, RIGHT, TOP, BOTTOM = 46, 410, 8, 168          # the plot's box within the picture
+WIDTH, HEIGHT = 380, 190
+LEFT, RIGHT, TOP, BOTTOM = 50, 372, 8, 166          # the plot's box within the picture
 POINTS = 240                                        # more lines than this are averaged
 SMOOTH_FROM = 40                                    # fewer points are shown as they are
 
@@ -28,9 +28,10 @@ def chart(title: str, rows: Sequence[Mapping[str, Any]], names: Mapping[str, str
     x = _binned(np.array([r["images"] for r in rows], np.float64))
     ys = {k: _binned(np.array([_nan(r.get(k)) for r in rows])) for k in names}
     ys = {k: y for k, y in ys.items() if np.isfinite(y).any()}
-    smooth = {k: _smoothed(y) if len(x) >= SMOOTH_FROM else y for k, y in ys.items()}
+    smooth = {k: _smoothed(y) if _noisy(y) else y for k, y in ys.items()}
     low, high, log = _range(np.concatenate([*ys.values()]), np.concatenate([*smooth.values()]))
-    px = LEFT + (RIGHT - LEFT) * (x - x[0]) / ((x[-1] - x[0]) or 1)
+    first = 0.0 if x[0] < 0.1 * x[-1] else x[0]
+    px = _across(x, first, x[-1])
 
     def place(y: Floats) -> Floats:
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -48,15 +49,18 @@ def chart(title: str, rows: Sequence[Mapping[str, Any]], names: Mapping[str, str
     data = {"px": [round(float(p), 1) for p in px], "at": [count(v) for v in x],
             "series": [{"y": s.pop("y"), "text": s.pop("text")} for s in series]}
     y_ticks = [(short(v), round(float(place(np.array([v]))[0]), 1)) for v in (_decades(low, high) if log else _nice(low, high))]
-    x_ticks = [(count(v), round(LEFT + (RIGHT - LEFT) * (v - x[0]) / ((x[-1] - x[0]) or 1), 1)) for v in _nice(x[0], x[-1], 4)]
+    x_ticks = [(count(v), round(float(_across(v, first, x[-1])), 1)) for v in _nice(first, x[-1], 4)]
     return {"title": title, "log": log, "series": series, "y_ticks": y_ticks, "x_ticks": x_ticks, "data": data}
 
 
 def short(value: float) -> str:
-    """Four significant digits: 0.4123, 1.5e-05, 12.5k."""
+    """At most four significant digits: 0.4123, 1.75e-5, 12.5k."""
     if abs(value) >= 10000:
         return count(value)
-    return f"{value:.4g}" if abs(value) >= 1e-3 or value == 0 else f"{value:.1e}"
+    if abs(value) >= 1e-3 or value == 0:
+        return f"{value:.4g}"
+    digits, _, power = f"{value:.2e}".partition("e-")
+    return f"{float(digits):g}e-{int(power)}"
 
 
 def count(value: float) -> str:
@@ -65,6 +69,10 @@ def count(value: float) -> str:
         if abs(value) >= size:
             return f"{value / size:.4g}{unit}"
     return f"{value:.4g}"
+
+
+def _across(x: Any, first: float, last: float) -> Any:
+    return LEFT + (RIGHT - LEFT) * (x - first) / ((last - first) or 1)
 
 
 def _number(value: Any) -> float | None:
@@ -86,6 +94,12 @@ def _binned(values: Floats) -> Floats:
     return np.where(counts > 0, sums / np.maximum(counts, 1), math.nan)
 
 
+def _noisy(y: Floats) -> bool:
+    """Whether a smooth curve tells more than the values: not for counters, memory, ramps, or a few points."""
+    y = y[np.isfinite(y)]
+    return len(y) >= SMOOTH_FROM and float(np.abs(np.diff(y)).sum()) > 4 * float(np.ptp(y))
+
+
 def _smoothed(y: Floats) -> Floats:
     """A moving average with weights that halve every 1/40 of the curve, started without bias; gaps stay gaps."""
     keep = 0.5 ** (40 / len(y))
@@ -100,9 +114,11 @@ def _smoothed(y: Floats) -> Floats:
 def _range(raw: Floats, smooth: Floats) -> tuple[float, float, bool]:
     """(low, high, log scale): all of the smooth curve, and the raw one but for single spikes."""
     raw, smooth = raw[np.isfinite(raw)], smooth[np.isfinite(smooth)]
-    low, high = np.percentile(raw, [1, 99]) if len(raw) >= SMOOTH_FROM else (raw.min(), raw.max())
-    low, high = float(min(low, smooth.min())), float(max(high, smooth.max()))
-    if raw.min() > 0 and low > 0 and high / low > 100:
+    p1, p5, p95, p99 = np.percentile(raw, [1, 5, 95, 99])
+    few = len(raw) < SMOOTH_FROM
+    low = float(min(raw.min() if few else p1, smooth.min()))
+    high = float(max(raw.max() if few else p99, smooth.max()))
+    if raw.min() > 0 and p95 > 50 * p5:
         return low / 1.3, high * 1.3, True
     margin = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
     return (0.0 if low >= 0 and low < 0.3 * high else low - margin), high + margin, False

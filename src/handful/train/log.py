@@ -153,7 +153,7 @@ class _Speed:
 
     def images_per_sec(self) -> float:
         seconds = self._last[0] - self._marks[0][0]
-        return (self._last[1] - self._marks[0][1]) / seconds if seconds > 0 else 0.0
+        return (self._last[1] - self._marks[0][1]) / seconds if seconds >= 1 else 0.0       # 0: not known yet
 
 
 def status(images: int, total: int, images_per_sec: float, values: Mapping[str, float]) -> str:

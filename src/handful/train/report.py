@@ -7,7 +7,9 @@ import base64
 import io
 import json
 import math
+import os
 import shlex
+import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,9 +43,10 @@ def write_report(run_folder: Path | str) -> Path:
     config = _config(folder / "config.json")
     log, metrics = read(folder / NAME), read(folder / "metrics.jsonl")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    environment.filters["json"] = lambda value: json.dumps(value, ensure_ascii=False)     # a plain string: autoescape sees to it
+    environment.filters["json"] = _json                     # plain strings: autoescape sees to them
+    environment.filters["plain"] = lambda value: value if isinstance(value, str) and value else _json(value)
     template = environment.from_string(Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8"))
-    curves = [line for line in log if _is_count(line.get("images"))]
+    curves = _lasting([line for line in log if _is_count(line.get("images"))])
     page = template.render(
         name=folder.resolve().name, facts=facts(config, log), previews=previews(folder / "previews"), charts=main_charts(curves),
         more_charts=other_charts(curves), metric_charts=metric_charts(metrics), metrics=metric_table(metrics),
@@ -120,6 +123,7 @@ def main_charts(log: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def other_charts(log: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Every other key of the log: D's and G's value of the same thing in one chart, in the order of the titles."""
     known = _NO_CURVE.union(*_MAIN.values())
+    known |= {k for k in ("d/bad_grads", "g/bad_grads") if not any(line.get(k) for line in log)}
     titles: dict[str, dict[str, str]] = {}
     for key in sorted({k for line in log for k in line} - known):
         side, _, rest = key.partition("/")
@@ -130,6 +134,16 @@ def other_charts(log: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         titles.setdefault(title, {})[key] = label
     charts = [_chart.chart(title, log, names) for title, names in titles.items()]
     return [c for c in charts if c]
+
+
+def _lasting(log: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Without what a roll-back undid: lines that a later line with fewer images supersedes."""
+    kept: list[Mapping[str, Any]] = []
+    for line in log:
+        while kept and kept[-1]["images"] > line["images"]:
+            kept.pop()
+        kept.append(line)
+    return kept
 
 
 def metric_charts(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -150,7 +164,7 @@ def metric_table(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             protocol = mine[-1].get("protocol") or ""
             rows.append({"name": name, "value": _chart.short(mine[-1]["value"]), "images": mine[-1].get("images"),
                          "all": [(m.get("images"), _chart.short(m["value"])) for m in mine],
-                         "protocol": protocol if isinstance(protocol, str) else json.dumps(protocol, ensure_ascii=False)})
+                         "protocol": protocol if isinstance(protocol, str) else _json(protocol)})
     return rows
 
 
@@ -196,13 +210,17 @@ def _flat(tree: Any, path: str = "") -> dict[str, Any]:
 
 def commands(folder: Path, config: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """(what for, command line): how to go on with this run."""
-    run = shlex.quote(folder.as_posix())
+    run = subprocess.list2cmdline([str(folder)]) if os.name == "nt" else shlex.quote(str(folder))
     f = facts(config, log)
     longer = math.ceil(2 * max(f["planned"], f["images"], 1000) / 1000)
     found = [("Pictures from it", f"handful generate {run} --seeds 0-63 --grid")]
     if f["images"] < f["planned"]:
         found.insert(0, ("Go on to the planned end", f"handful train --resume {run}"))
     return [*found, ("Train it longer", f"handful train --resume {run} --kimg {longer}"), ("Write this page anew", f"handful report {run}")]
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _config(path: Path) -> dict[str, Any]:
