@@ -98,9 +98,9 @@ def _resolution(given: str | None) -> int | tuple[int, int] | None:
     if given is None:
         return None
     try:
-        sides = [int(side) for side in given.lower().split("x")]
-        return sides[0] if len(sides) == 1 else (sides[1], sides[0])
-    except (ValueError, IndexError):
+        width, *height = (int(side) for side in given.lower().split("x", 1))
+        return (height[0], width) if height else width
+    except ValueError:
         raise UsageError(f"--res {given} must be a number of pixels, or WIDTHxHEIGHT as in 320x256") from None
 
 
