@@ -280,6 +280,7 @@ def test_logits_reach_the_loss_in_full_precision():
     trainer.step()
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute")
 def test_compiled_twins_share_weights_and_leave_second_order_to_the_raw_network(monkeypatch):
     real_compile = torch.compile
     monkeypatch.setattr(torch, "compile", lambda m: real_compile(m, backend="aot_eager"))
