@@ -51,27 +51,30 @@ class LeCam(Term):
         return Needs(real=View(logits=True), fake=View(logits=True)) if side == "d" else None
 
     def forward(self, ctx: Context) -> Result:
-        iteration = ctx.step + 1
-        real, fake = ctx.real.logits.flatten(1) if ctx.real.logits.ndim > 1 else ctx.real.logits[:, None], ctx.fake.logits
-        fake = fake.flatten(1) if fake.ndim > 1 else fake[:, None]                # [B,*] both
+        iteration = ctx.step + 1                                                  # the release counts from 1
+        real, fake = (logits.reshape(len(logits), -1) for logits in (ctx.real.logits, ctx.fake.logits))       # [B,*]
         stats = {"real_logit": real.detach().mean(1), "fake_logit": fake.detach().mean(1)}
         stats["decay"] = torch.full_like(stats["real_logit"], self.decay if iteration >= self.start else 0.0)
-        real_anchor, fake_anchor = self._moved({name: value.mean() for name, value in stats.items()}, only_first=self.update == "after")
+        if self.update == "before":
+            real_anchor, fake_anchor = self._moved({name: value.mean() for name, value in stats.items()})
+        else:
+            real_anchor, fake_anchor = self.real_anchor, self.fake_anchor
         over, under = real - fake_anchor, real_anchor - fake
         if self.one_sided:
             over, under = F.relu(over), F.relu(under)
         penalty = self.weight * (over.square().mean(1) + under.square().mean(1))  # [B]
+        if self.update == "after":
+            penalty = penalty * self.begun                                        # the very first step has nothing to be tied to
         if iteration <= self.start:
-            return Result(None, {**stats, "penalty": torch.zeros_like(penalty.detach())})
-        return Result(penalty.mean(), {**stats, "penalty": penalty.detach()})
+            return Result(None, stats | {"penalty": torch.zeros_like(stats["real_logit"])})
+        return Result(penalty.mean(), stats | {"penalty": penalty.detach()})
 
     def commit(self, side: Side, means: Mapping[str, Tensor], gathered: Mapping[str, Tensor], nets: Nets, images: int) -> None:
-        real_anchor, fake_anchor = self._moved(means)
-        self.real_anchor.copy_(real_anchor)
-        self.fake_anchor.copy_(fake_anchor)
+        for anchor, moved in zip((self.real_anchor, self.fake_anchor), self._moved(means)):
+            anchor.copy_(moved)
         self.begun.fill_(1)
 
-    def _moved(self, means: Mapping[str, Tensor], only_first: bool = False) -> tuple[Tensor, Tensor]:
-        """Both averages moved by these means; only_first: moved only where they hold nothing yet."""
-        step = 1 - self.begun * (1.0 if only_first else means["decay"])
+    def _moved(self, means: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Both averages, moved by these means; the first ever are taken as they are."""
+        step = 1 - self.begun * means["decay"]
         return self.real_anchor.lerp(means["real_logit"], step), self.fake_anchor.lerp(means["fake_logit"], step)
