@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 
@@ -58,7 +60,7 @@ class _Bar:
             self.rich.stop()
 
     def __call__(self, file: str, done: int, total: int) -> None:
-        if not click.get_text_stream("stderr").isatty():
+        if not sys.stderr.isatty():
             quarter = (file, 4 * done // total if total else 0)
             if quarter != self.said:
                 self.said = quarter

@@ -186,7 +186,11 @@ def _open(url: str, headers: dict[str, str]):
     if login:  # unredirected: it is for this host alone
         token = base64.b64encode(urllib.parse.unquote(login).encode()).decode()
         request.add_unredirected_header("Authorization", f"Basic {token}")
-    return _opener().open(request, timeout=_TIMEOUT_SEC)
+    try:
+        return _opener().open(request, timeout=_TIMEOUT_SEC)
+    except urllib.error.HTTPError as fault:
+        fault.close()
+        raise
 
 
 @cache
