@@ -164,7 +164,7 @@ def test_all_corrupt(photos):
         path.write_bytes(b"garbage")
     for action in (lambda: scan(photos), lambda: load(photos, resolution=16), lambda: load(photos, resolution=16, skip_bad=True)):
         text = line(action)
-        assert "none of the 3 images in" in text and "0.png (not an image" in text and "handful data check" in text
+        assert "not one of 3 images in" in text and "0.png (not an image" in text and "handful data check" in text
 
 
 def test_a_dangling_link(photos):

@@ -78,7 +78,7 @@ def test_report_counts(photos):
     assert report.sizes == {(96, 80): 6, (300, 100): 1} and report.modes == {"RGB": 6, "RGBA": 1}
     assert report.classes == {"cats": 4, "dogs": 3}
     text = "\n".join(report.lines())
-    assert "7 usable images, 0 that can't be used" in text and "6 images are smaller than 90x90" in text
+    assert "7 usable images, 0 that can't be used" in text and "6 images smaller than 90x90" in text
     assert "classes: cats 4, dogs 3" in text and "width 96 to 300, height 80 to 100" in text
 
 
@@ -161,7 +161,7 @@ def test_check_command(photos, tmp_path):
 
 def test_prepare_command(photos, tmp_path):
     done = run("prepare", photos, tmp_path / "out.zip", "--res", "48x32", "--fit", "pad", "--labels", "folders")
-    assert done.exit_code == 0 and f"wrote 6 images of 2 classes to {tmp_path / 'out.zip'}" in done.output
+    assert done.exit_code == 0 and f"wrote 6 images to {tmp_path / 'out.zip'}, classes: 2" in done.output
     assert load(tmp_path / "out.zip", resolution=(32, 48)).images.shape == (6, 3, 32, 48)
     (photos / "cats" / "bad.png").write_bytes(b"x")
     refused = run("prepare", photos, tmp_path / "two.zip", "--res", 32)

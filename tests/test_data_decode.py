@@ -264,7 +264,8 @@ def test_extreme_aspect_ratios_still_fit(size, fit):
 
 @pytest.mark.parametrize(("kwargs", "line"), [
     ({"fit": "crpo"}, "did you mean 'crop'"), ({"filter": "lanzcos"}, "did you mean 'lanczos'"), ({"channels": 4}, "channels must be 1"),
-    ({"window": (5, 5)}, "lower"), ({"window": (1, 2, 3)}, "two values"), ({"resolution": 4}, "8 and more"), ({"resolution": (8, 8, 8)}, "resolution"),
+    ({"window": (5, 5)}, "lower"), ({"window": (1, 2, 3)}, "two values"), ({"resolution": 4}, "8 and more"),
+    ({"resolution": (8, 8, 8)}, "resolution"),
 ])  # fmt: skip
 def test_settings_that_make_no_sense(kwargs, line):
     with pytest.raises(UsageError, match=line):

@@ -73,6 +73,7 @@ def check_command(data, res, fit, filter, channels, window, labels, near, sheet,
 def prepare_command(data, out, res, fit, filter, channels, window, labels, skip_bad) -> None:
     """Crop and resize DATA into OUT: a folder, or a zip when OUT ends with .zip. DATA stays as it is."""
     from handful.data import prepare
+    from handful.data.problems import count
 
     with progress_of("preparing") as progress:
         done = prepare(
@@ -83,7 +84,8 @@ def prepare_command(data, out, res, fit, filter, channels, window, labels, skip_
         click.echo(f"note: {note}")
     for problem in done.problems:
         click.echo(f"left out: {problem}")
-    click.echo(f"wrote {done.count} images{f' of {len(done.class_names)} classes' if done.class_names else ''} to {out}")
+    classes = f", classes: {len(done.class_names)}" if done.class_names else ""
+    click.echo(f"wrote {count(done.count, 'image')} to {out}{classes}")
 
 
 command = data_group

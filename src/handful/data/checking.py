@@ -16,7 +16,7 @@ from PIL import Image
 from handful.data.decode import Facts, Preparation, picture
 from handful.data.labels import read_labels
 from handful.data.loading import notes_of
-from handful.data.problems import Problem, attempt, show
+from handful.data.problems import Problem, attempt, count, show
 from handful.data.similar import groups, near_pairs, thumbprint
 from handful.data.sources import open_source
 from handful.data.threads import in_threads
@@ -62,7 +62,7 @@ class Report:
         """For people, the problems last: that is where the eye ends up."""
         common = ", ".join(f"{n} of {w}x{h}" for (w, h), n in self.sizes.most_common(3))
         rest = len(self.sizes) - 3
-        lines = [f"{self.path}: {len(self.names)} usable images, {len(self.problems)} that can't be used"]
+        lines = [f"{self.path}: {count(len(self.names), 'usable image')}, {len(self.problems)} that can't be used"]
         if self.sizes:
             widths, heights = [w for w, _ in self.sizes.elements()], [h for _, h in self.sizes.elements()]
             lines.append(f"sizes: {common}{f', and {rest} other sizes' if rest > 0 else ''}")

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from handful.data.problems import show
+from handful.data.problems import count, show
 from handful.data.sources import Source, common_folder
 from handful.errors import HandfulError, UsageError, nearest
 
@@ -70,7 +70,7 @@ def _from_folders(source: Source) -> Labels:
         raise HandfulError(f"labels=folders, but '{source.path}' has no folders in it; put each class into a folder of its own")
     if stray and len(stray) < len(classes):
         raise HandfulError(
-            f"labels=folders, but {len(stray)} images in '{source.path}' lie beside the class folders ({_some(stray)});"
+            f"labels=folders, but {count(len(stray), 'image')} beside the class folders in '{source.path}' ({_some(stray)});"
             " move each into a class folder"
         )
     if stray:  # all in one folder
@@ -118,9 +118,8 @@ def _from_json(source: Source) -> Labels:
             raise HandfulError(f"dataset.json in '{source.path}': {fault}; mend it")
         numbers[base + name.replace("\\", "/")] = number
     numbers = _complete(source, numbers, "dataset.json", strangers_matter=False)
-    count = max(numbers.values()) + 1
     given = said.get("class_names") or []
-    class_names = [str(given[i]) if i < len(given) else str(i) for i in range(max(count, len(given)))]
+    class_names = [str(given[i]) if i < len(given) else str(i) for i in range(max(max(numbers.values()) + 1, len(given)))]
     return Labels(numbers, class_names, [f"labels: {len(class_names)} classes from dataset.json"])
 
 
@@ -166,9 +165,9 @@ def _complete(source: Source, given: dict, origin: str, strangers_matter: bool) 
     if left_out or strangers:
         faults = []
         if left_out:
-            faults.append(f"{len(left_out)} images have no label ({_some(left_out)})")
+            faults.append(f"{count(len(left_out), 'image')} without a label ({_some(left_out)})")
         if strangers:
-            faults.append(f"{len(strangers)} names are not in '{source.path}' ({_some(strangers)})")
+            faults.append(f"{count(len(strangers), 'name')} not in '{source.path}' ({_some(strangers)})")
         raise HandfulError(f"labels in {origin}: {' and '.join(faults)}; names are relative to DATA, one line for every image")
     return {name: given[name] for name in source.names}
 

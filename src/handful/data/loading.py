@@ -17,7 +17,7 @@ import torch
 from handful.data.dataset import Dataset
 from handful.data.decode import Facts, Preparation, header, picture, pixels
 from handful.data.labels import read_labels
-from handful.data.problems import Problem, attempt, show
+from handful.data.problems import Problem, attempt, count, show
 from handful.data.sources import Source, common_folder, open_source
 from handful.data.stores import Mapped, Memory, cache_folder, free_memory, read_cached, write_description
 from handful.data.threads import in_threads
@@ -184,9 +184,10 @@ def _decode(source: Source, names: list[str], preparation: Preparation, store, s
         raise refusal(problems, len(names) + len(source.problems), source.path)
     notes = notes_of(facts, preparation)
     if len(set(digests)) < len(digests):
-        notes.append(f"{len(digests) - len(set(digests))} images equal another one pixel for pixel: handful data check names them")
+        repeated = count(len(digests) - len(set(digests)), "image")
+        notes.append(f"repeated pixel for pixel: {repeated}; `handful data check` names them")
     if problems:
-        notes.append(f"skipped {len(problems)} unusable files ({_some(problems)})")
+        notes.append(f"skipped {count(len(problems), 'unusable file')}: {_some(problems)}")
     return {"names": kept, "digests": digests, "notes": notes}
 
 
@@ -194,19 +195,19 @@ def notes_of(facts: list[Facts], preparation: Preparation) -> list[str]:
     """What was done to the images beyond resizing, each said once."""
     notes = []
     if animated := sum(about.animated for about in facts):
-        notes.append(f"{animated} animated or many-page files: the first frame is taken")
+        notes.append(f"{count(animated, 'animated or many-page file')}: the first frame is taken")
     if transparent := sum(about.transparent for about in facts):
-        notes.append(f"{transparent} images with transparency: laid over white")
+        notes.append(f"{count(transparent, 'image')} with transparency: laid over white")
     if preparation.resolution and (enlarged := sum(about.enlarged for about in facts)):
         height, width = preparation.resolution
-        notes.append(f"{enlarged} images are smaller than {width}x{height} and are enlarged: a lower resolution may look better")
+        notes.append(f"{count(enlarged, 'image')} smaller than {width}x{height}: enlarged, a lower resolution may look better")
     peaks = [about.peak for about in facts if about.peak is not None]
     if peaks and preparation.window is None:
         highest = f"the largest value is {max(peaks):g}; data.window changes it"
-        notes.append(f"{len(peaks)} 16-bit images: scaled by the full range 0..65535 ({highest})")
+        notes.append(f"{count(len(peaks), '16-bit image')}: scaled by the full range 0..65535 ({highest})")
     elif peaks:
         low, high = preparation.window
-        notes.append(f"{len(peaks)} 16-bit or float images: scaled from {low:g}..{high:g}")
+        notes.append(f"{count(len(peaks), '16-bit or float image')}: scaled from {low:g}..{high:g}")
     return notes
 
 
@@ -243,8 +244,8 @@ def refusal(problems: list[Problem], total: int, path: str) -> HandfulError:
     """One line for the files that can't be used, out of `total`."""
     listing = f"`handful data check {shlex.quote(path)}` lists them all"
     if len(problems) == total:
-        return HandfulError(f"none of the {total} images in '{path}' can be used: {_some(problems)}; {listing} with a remedy")
-    faults = f"{len(problems)} of {total} images in '{path}' can't be used: {_some(problems)}"
+        return HandfulError(f"not one of {count(total, 'image')} in '{path}' can be used: {_some(problems)}; {listing} with a remedy")
+    faults = f"{len(problems)} of {count(total, 'image')} in '{path}' can't be used: {_some(problems)}"
     return HandfulError(f"{faults}; {listing}, --skip-bad goes on without them")
 
 

@@ -37,6 +37,11 @@ def show(name: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in name)
 
 
+def count(n: int, what: str) -> str:
+    """"1 image", "2 images"."""
+    return f"{n} {what}{'' if n == 1 else 's'}"
+
+
 def attempt(source: Any, name: str, work: Callable[[Any], R]) -> R | Problem:
     """`work` on a member of the source; any fault of the file becomes a `Problem` with a remedy."""
     try:

@@ -17,7 +17,7 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from handful.data.problems import Problem, Unusable, show
+from handful.data.problems import Problem, Unusable, count, show
 from handful.errors import HandfulError
 
 IMAGE_SUFFIXES = frozenset(
@@ -82,7 +82,7 @@ class Source:
         if not self.other:
             return []
         kinds = ", ".join(f"{n} {suffix}" for suffix, n in self.other.most_common(5))
-        return [f"{self.other.total()} other files were left alone ({kinds})"]
+        return [f"left alone: {count(self.other.total(), 'other file')} ({kinds})"]
 
     def _sort_in(self, name: str) -> bool:
         """Files `name` under images, silent or other files; True when it is an image."""
