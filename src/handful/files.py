@@ -27,7 +27,7 @@ def atomic(path: Path, write: Callable[[Path], None]) -> None:
         raise HandfulError(f"{path} can't be written ({error.strerror or error}); free some space or name another --out, then "
                            f"handful train --resume {path.parent.parent if path.parent.name == 'checkpoints' else path.parent}") from error
     except RuntimeError as error:                            # torch's writer wraps what the disk says
-        raise HandfulError(f"{path} can't be written ({str(error).splitlines()[0]}); is the disk full?") from error
+        raise HandfulError(f"{path} can't be written ({_first_line(error)}); is the disk full?") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -45,7 +45,7 @@ def load_checkpoint(path: Path, device: Any = "cpu") -> dict[str, Any]:
     except FileNotFoundError:
         raise HandfulError(f"{path} doesn't exist") from None
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise HandfulError(f"{path} is cut short or damaged ({str(error).splitlines()[0][:80]}); take an earlier file of the same folder") from None
+        raise HandfulError(f"{path} is cut short or damaged ({_first_line(error)[:80]}); take an earlier file of the same folder") from None
     except Exception as error:                               # weights_only's refusal is an UnpicklingError of pickle
         raise HandfulError(f"{path} holds more than tensors and is not a checkpoint of handful ({type(error).__name__})") from None
     if not isinstance(state, dict) or "format" not in state:
@@ -55,3 +55,7 @@ def load_checkpoint(path: Path, device: Any = "cpu") -> dict[str, Any]:
             raise HandfulError(f"{path} has format {state['format']}, newer than this handful; install a newer version")
         state = MIGRATIONS[state["format"]](state)
     return state
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -25,7 +25,7 @@ def command(out, kimg, seed, device, settings):
         run = train(str(pictures), "demo", folder, kimg, seed=seed, device=device, settings=settings, say=click.echo)
     if not run.finished:
         click.echo(f"stopped and saved; go on with: handful train --resume {run.folder}")
-        raise SystemExit(130)
+        return 130
     sheet = run.folder / "pictures.png"
     save_image(sheet, grid(run.model().sample(range(64))))
     click.echo(f"64 pictures: {sheet}\nreport: {run.folder / 'report.html'}\n"

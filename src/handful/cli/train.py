@@ -37,17 +37,17 @@ def command(data, recipe, out, res, kimg, batch, seed, labels, device, gpus, pre
     run = train(data, recipe, out, kimg, res=res, batch=batch, seed=seed, labels=labels, device=device, precision=precision,
                 settings=settings, skip_bad=skip_bad, dry_run=dry_run, init_from=init_from, resume=resume, say=click.echo)
     if dry_run or os.environ.get("RANK", "0") != "0":
-        return
+        return 0
     if not run.finished:
         click.echo(f"stopped and saved; go on with: handful train --resume {run.folder}")
-        raise SystemExit(130)
+        return 130
     click.echo(f"done: {run.folder / 'report.html'}\npictures: handful generate {run.folder} --seeds 0-63 --grid")
 
 
-def _start_processes(gpus: int) -> None:
+def _start_processes(gpus: int) -> int:
     """The same command once per GPU, under torchrun."""
     import subprocess
     import sys
 
     line = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}", "-m", "handful", *sys.argv[1:]]
-    raise SystemExit(subprocess.call(line))
+    return subprocess.call(line)

@@ -189,5 +189,6 @@ def _built(tree: dict, tensors: dict[str, Tensor], device: torch.device, images_
     try:
         generator.load_state_dict(tensors)
     except RuntimeError as error:
-        raise HandfulError(f"{path} doesn't fit its own configuration ({str(error).splitlines()[0]}); it was changed or is from another version") from None
+        first = str(error).splitlines()[0]
+        raise HandfulError(f"{path} doesn't fit its own configuration ({first}); it was changed or is from another version") from None
     return Model(generator.to(device), config, images_seen)

@@ -215,18 +215,15 @@ class _Lines(_Screen):
     def __init__(self, start: int, total: int) -> None:
         super().__init__(start, total)
         self._shown = (time.monotonic() - 10, start)
-        self._text = ""
 
     def due(self, images: int) -> bool:
         waited = time.monotonic() - self._shown[0]
         return waited >= 10 and (waited >= 60 or images - self._shown[1] >= 0.05 * (self.total - self.start))
 
     def show(self, images: int, images_per_sec: float, values: Mapping[str, float]) -> None:
+        if images != self._shown[1]:
+            self.say(status(images, self.total, images_per_sec, values))
         self._shown = (time.monotonic(), images)
-        text = status(images, self.total, images_per_sec, values)
-        if text != self._text:
-            self._text = text
-            self.say(text)
 
     def say(self, line: str) -> None:
         print(line, file=sys.stderr, flush=True)

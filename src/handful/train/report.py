@@ -79,8 +79,11 @@ def facts(config: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> dict[s
 def previews(folder: Path) -> list[dict[str, Any]]:
     """{images, src, width, height} of the previews, oldest first: at most PREVIEWS, evenly chosen, the first and the last among them."""
     files = sorted((int(p.stem), p) for p in folder.glob("*.jp*g") if p.stem.isdigit()) if folder.is_dir() else []
+    encoded: dict[int, dict[str, Any] | None] = {}
     for most in (PREVIEWS, 16, 10, 6, 3, 1):
-        shown = [found for images, path in evenly(files, most) if (found := _preview(images, path))]
+        chosen = evenly(files, most)
+        encoded |= {images: _preview(images, path) for images, path in chosen if images not in encoded}
+        shown = [found for images, _ in chosen if (found := encoded[images])]
         if sum(len(p["src"]) for p in shown) * 3 / 4 <= PREVIEW_BYTES:
             break
     return shown

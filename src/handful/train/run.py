@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from .. import data
 from .. import config as config_module
+from .. import data
 from ..config import Config
 from ..errors import HandfulError, UsageError
 from ..files import load_checkpoint, write_text
@@ -123,6 +123,8 @@ def _resume(folder: Path, lines: list[str], device_name: str, dry_run: bool, rep
     for key, (was, now) in changed.items():
         if key not in ("handful", "notes"):
             say(f"changed: {key} {json.dumps(was)} -> {json.dumps(now)}")
+    if not Path(config.data.path).exists():
+        raise HandfulError(f"the images of this run are no longer at {config.data.path}; name them: handful train DATA --resume {folder}")
     dataset = _load(config, say, quiet)
     if old.data.fingerprint and dataset.fingerprint != old.data.fingerprint:
         raise UsageError(f"{config.data.path} holds other images than this run was trained on ({len(dataset)} now, {old.data.count} then); "

@@ -1,0 +1,324 @@
+"""A run from the user's side: train, stop, resume, generate; and what is said when something is wrong."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from making import picture_folder, weights
+from PIL import Image
+
+import handful
+from handful import HandfulError, UsageError
+from handful.cli import group, run
+from handful.train import fit as fit_module
+from handful.train.loop import Trainer
+
+TINY = ["--res", "16", "--batch", "4", "--device", "cpu", "--set", "g=tiny:TinyG", "--set", "d=tiny:TinyD", "--set", "terms={}", "--set", "loss=hinge",
+        "--set", "every.preview_images=4", "--set", "every.checkpoint_kimg=0.04", "--set", "every.log_kimg=0.008", "--recipe", "fastgan64_narrow"]
+
+
+def command(*args: str) -> int:
+    return run(group, [str(a) for a in args])
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    return picture_folder(tmp_path / "photos")
+
+
+@pytest.fixture
+def done(photos) -> Path:
+    assert command("train", photos, "--out", "run", "--kimg", "0.04", *TINY) == 0
+    return Path("run")
+
+
+def tensors(folder: Path, images: int) -> dict:
+    return torch.load(folder / "checkpoints" / f"{images:09d}.pt", weights_only=True)
+
+
+def same(a, b) -> bool:
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a if k not in ("sec", "config"))
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(same, a, b))
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+# ----------------------------------------------------------------------------------------------------------- the happy way
+
+
+def test_a_run_folder_holds_what_it_should(done):
+    names = {str(p.relative_to(done)) for p in done.rglob("*") if p.is_file()}
+    assert {"config.json", "log.jsonl", "model.safetensors", "report.html", "previews/000000000.jpg", "previews/000000040.jpg",
+            "checkpoints/000000040.pt", "checkpoints/index.json"} <= names
+    assert json.loads((done / "checkpoints/index.json").read_text())["last"] == "000000040.pt"
+    log = [json.loads(line) for line in (done / "log.jsonl").read_text().splitlines()]
+    assert {"images", "step", "sec", "images_per_sec", "memory_gb", "d/logits_real", "d/logits_fake", "g/loss", "d/grad_norm"} <= set(log[-1])
+    config = json.loads((done / "config.json").read_text())
+    assert config["g"]["width"] == 8 and config["data"]["count"] == 12 and config["handful"] == handful.__version__
+
+
+def test_the_saved_configuration_reproduces_the_run(done, photos):
+    from handful import config as config_module
+
+    again = config_module.read(done / "config.json")
+    tree = config_module.to_tree(again)
+    settings = {k: tree[k] for k in ("g", "d", "augment", "loss", "terms", "optim_g", "optim_d", "ema", "train", "every")}
+    handful.train(photos, "fastgan64_narrow", "again", res=16, settings=settings, device="cpu", quiet=True)
+    assert same(tensors(done, 40), tensors(Path("again"), 40))
+
+
+def test_resuming_is_bit_exact_and_kimg_lengthens(done, photos, capsys):
+    assert command("train", "--resume", "run", "--kimg", "0.08", "--device", "cpu") == 0
+    assert "changed: train.kimg 0.04 -> 0.08" in capsys.readouterr().out
+    assert command("train", photos, "--out", "straight", "--kimg", "0.08", *TINY) == 0
+    assert same(tensors(done, 80), tensors(Path("straight"), 80))
+    images = [json.loads(line)["images"] for line in (done / "log.jsonl").read_text().splitlines()]
+    assert images == sorted(images) and images[-1] == 80
+
+
+def test_python_and_command_are_one(photos):
+    one = handful.train(photos, recipe="fastgan64_narrow", out="one", kimg=0.02, res=16, batch=4, device="cpu", quiet=True,
+                        settings={"g": "tiny:TinyG", "d": "tiny:TinyD", "terms": {}, "loss": "hinge", "every.preview_images": 4})
+    assert one.finished and one.folder == Path("one") and one.metrics() == []
+    images = one.model().sample(seeds=range(5), truncation=0.7)
+    assert images.shape == (5, 16, 16, 3) and images.dtype == np.uint8
+
+
+def test_a_seed_is_a_picture_whatever_its_batch(done):
+    model = handful.load(done)
+    whole = model.sample(range(6))
+    assert np.array_equal(model.sample([4]), whole[4:5]) or np.abs(model.sample([4]).astype(int) - whole[4:5]).max() <= 1
+    assert np.abs(model.sample(range(6), batch=4).astype(int) - whole).max() <= 1
+    z = model.latents([7])
+    assert np.allclose(z.numpy(), np.random.RandomState(7).randn(1, model.generator.z_dim))
+    by_file = [handful.load(done / p).sample(range(6)) for p in ("model.safetensors", "checkpoints/000000040.pt")]
+    assert all(np.array_equal(p, whole) for p in by_file)
+
+
+def test_generate_writes_pictures_and_sheets(done):
+    assert command("generate", "run", "--seeds", "3,5-7", "--out", "out", "--device", "cpu") == 0
+    assert sorted(p.name for p in Path("out").iterdir()) == [f"seed{s:08d}.png" for s in (3, 5, 6, 7)]
+    picture = np.asarray(Image.open("out/seed00000003.png"))
+    assert np.array_equal(picture, handful.load("run").sample([3])[0]) or np.abs(picture.astype(int) - handful.load("run").sample([3])[0]).max() <= 1
+    assert command("generate", "run", "--seeds", "0-8", "--grid", "--trunc", "0.5", "--out", "out", "--device", "cpu") == 0
+    assert np.asarray(Image.open("out/grid_0-8.png")).shape[1] >= 3 * 16
+
+
+def test_labels_from_folders(tmp_path, capsys):
+    data = picture_folder(tmp_path / "pets", classes=3)
+    assert command("train", data, "--labels", "folders", "--out", "run", "--kimg", "0.02", *TINY) == 0
+    model = handful.load("run")
+    assert model.class_names == ["class0", "class1", "class2"]
+    assert not np.array_equal(model.sample([1], label="class0"), model.sample([1], label="class2"))
+    assert np.array_equal(model.sample([1], label="class2"), model.sample([1], label=2))
+    assert command("generate", "run", "--class", "clas2", "--out", "out") == 2
+    assert "no class 'clas2'; did you mean 'class2'?" in capsys.readouterr().err
+
+
+def test_dry_run_says_and_stops(photos, capsys):
+    assert command("train", photos, "--dry-run", "--device", "cpu", "--set", "g.ngf=4", "--set", "d.ndf=4") == 0
+    said = capsys.readouterr().out
+    assert "12 images of about 20x20 pixels" in said and "fastgan64_narrow" in said and "images/s" in said and "GB of memory" in said
+    assert not Path("runs").exists()
+
+
+def test_starting_from_another_model(done, photos, capsys):
+    assert command("train", photos, "--out", "next", "--kimg", "0", "--init-from", "run", *TINY) == 0
+    assert "starting from run (40 images): G and D" in capsys.readouterr().out
+    assert same(tensors(Path("next"), 0)["D"], tensors(done, 40)["D"])
+    assert command("train", photos, "--out", "wide", "--kimg", "0", "--init-from", "run", *TINY, "--set", "g.width=16") == 2
+    assert "its G has another shape" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_is_saved_and_goes_on_bit_for_bit(photos, monkeypatch, capsys, number):
+    step, count = Trainer.step, []
+
+    def stopping(self):
+        step(self)
+        count.append(1)
+        if self.images_seen == 12 and len(count) > 3:                # the estimate has taken steps of its own
+            signal.raise_signal(number)
+
+    with monkeypatch.context() as m:
+        m.setattr(Trainer, "step", stopping)
+        assert command("train", photos, "--out", "run", "--kimg", "0.04", *TINY) == 130
+    assert "go on with: handful train --resume run" in capsys.readouterr().out
+    assert (Path("run") / "checkpoints" / "000000012.pt").exists() and (Path("run") / "model.safetensors").exists()
+    assert command("train", "--resume", "run", "--device", "cpu") == 0
+    assert command("train", photos, "--out", "straight", "--kimg", "0.04", *TINY) == 0
+    assert same(tensors(Path("run"), 40), tensors(Path("straight"), 40))
+
+
+# -------------------------------------------------------------------------------------------------------------- bad input
+
+
+def refused(capsys, *args: str, code: int = 2) -> str:
+    """Runs a command that must fail with one line, and returns the line."""
+    assert command(*args) == code
+    err = capsys.readouterr().err.strip()
+    assert err.startswith("handful") and "\n" not in err and "Traceback" not in err
+    return err
+
+
+def test_a_folder_in_use_is_left_alone(photos, capsys):
+    Path("mine").mkdir()
+    (Path("mine") / "novel.txt").write_text("chapter one")
+    assert "mine exists and is not empty" in refused(capsys, "train", photos, "--out", "mine", *TINY)
+    assert (Path("mine") / "novel.txt").read_text() == "chapter one" and len(list(Path("mine").iterdir())) == 1
+
+
+def test_unknown_settings_name_the_nearest(photos, capsys):
+    assert "unknown setting 'train.bach'; did you mean 'batch'?" in refused(capsys, "train", photos, *TINY, "--set", "train.bach=3")
+    assert "'tiny:TinyG' has no setting 'widht'; did you mean 'width'?" in refused(capsys, "train", photos, *TINY, "--set", "g.widht=3")
+    assert "unknown term 'lecm'; did you mean 'lecam'?" in refused(capsys, "train", photos, *TINY, "--set", "terms.lecm.weight=1")
+    assert "unknown recipe 'fastgan265'; did you mean 'fastgan256'?" in refused(capsys, "train", photos, "--recipe", "fastgan265")
+    assert "terms.lecam.weight='much'" in refused(capsys, "train", photos, *TINY, "--set", "terms.lecam.weight=much")
+    assert not Path("runs").exists()
+
+
+def test_data_that_is_no_data(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    assert "empty" in refused(capsys, "train", tmp_path / "empty", *TINY, code=1)
+    assert "there is no folder or file" in refused(capsys, "train", tmp_path / "emty", *TINY, code=1)
+    one = picture_folder(tmp_path / "one", count=1)
+    assert "one" in refused(capsys, "train", one, *TINY, code=1)
+    bad = picture_folder(tmp_path / "bad", count=3)
+    (bad / "001.png").write_bytes(b"not a png")
+    assert "001.png" in refused(capsys, "train", bad, *TINY, code=1)
+    assert command("train", bad, "--skip-bad", "--out", "run", "--kimg", "0.008", *TINY) == 0
+    assert not Path("runs").exists()
+
+
+def test_not_a_run_folder(photos, capsys):
+    assert "is not a run folder: it has no config.json" in refused(capsys, "train", "--resume", photos)
+    assert "is not a run folder" in refused(capsys, "generate", photos, code=1)
+    assert "doesn't exist" in refused(capsys, "generate", "nowhere", code=1)
+
+
+def test_a_checkpoint_cut_in_half(done, capsys):
+    path = done / "checkpoints" / "000000040.pt"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert "000000040.pt is cut short or damaged" in refused(capsys, "generate", path, "--device", "cpu", code=1)
+    assert command("train", "--resume", "run", "--device", "cpu") == 0                # goes on from the one before
+    assert "cut short or damaged" in capsys.readouterr().out and tensors(done, 40)
+    for p in (done / "checkpoints").glob("*.pt"):
+        p.write_bytes(b"")
+    assert "no checkpoint of run can be read" in refused(capsys, "train", "--resume", "run", "--device", "cpu", code=1).replace("handful: ", "")
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(done, capsys):
+    class Evil:
+        def __reduce__(self):
+            return os.system, ("touch was_here",)
+
+    torch.save({"format": 1, "G": Evil()}, done / "checkpoints" / "000000099.pt")
+    line = refused(capsys, "generate", done / "checkpoints" / "000000099.pt", "--device", "cpu", code=1)
+    assert "holds more than tensors" in line and not Path("was_here").exists()
+
+
+def test_a_damaged_model_file(done, capsys):
+    path = done / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    assert "model.safetensors is cut short or damaged" in refused(capsys, "generate", "run", "--device", "cpu", code=1)
+
+
+def test_resuming_with_other_settings_says_which(done, capsys):
+    line = refused(capsys, "train", "--resume", "run", "--set", "g.width=16", "--set", "train.batch=8", "--device", "cpu")
+    assert "g.width is 8, not 16" in line and "train.batch is 4, not 8" in line
+    assert "leave out --out" in refused(capsys, "train", "--resume", "run", "--out", "other")
+
+
+def test_resuming_on_other_pictures_is_refused(done, tmp_path, capsys):
+    other = picture_folder(tmp_path / "other", count=5)
+    assert "holds other images than this run was trained on (5 now, 12 then)" in refused(
+        capsys, "train", other, "--resume", "run", "--device", "cpu")
+
+
+def test_resuming_where_the_data_has_moved(done, photos, tmp_path, capsys):
+    photos.rename(tmp_path / "moved")
+    assert "handful train DATA --resume" in refused(capsys, "train", "--resume", "run", "--kimg", "0.05", "--device", "cpu", code=1)
+    assert command("train", tmp_path / "moved", "--resume", "run", "--kimg", "0.05", "--device", "cpu") == 0
+
+
+def test_a_full_disk_loses_nothing(done, monkeypatch, capsys):
+    before = {p: p.read_bytes() for p in done.rglob("*") if p.suffix in (".pt", ".safetensors")}
+
+    def full(fd):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as m:
+        m.setattr(os, "fsync", full)
+        line = refused(capsys, "train", "--resume", "run", "--kimg", "0.08", "--device", "cpu", code=1)
+    assert "can't be written (No space left on device)" in line and "free some space" in line
+    assert all(p.read_bytes() == content for p, content in before.items())
+    assert not [p for p in done.rglob("*") if p.name.endswith(".tmp")]
+    assert command("train", "--resume", "run", "--kimg", "0.08", "--device", "cpu") == 0
+
+
+@pytest.mark.parametrize("seeds, why", [("x", "neither a number nor a range"), ("5-2", "runs backwards"), ("-3", "neither"), ("", "neither"),
+                                        ("4294967296", "whole numbers from 0"), ("0-5000000", "more than a million")])
+def test_seeds_that_make_no_sense(done, capsys, seeds, why):
+    assert why in refused(capsys, "generate", "run", f"--seeds={seeds}", "--device", "cpu")
+    assert not Path("pictures").exists()
+
+
+def test_a_class_for_a_model_without_classes(done, capsys):
+    assert "trained without classes" in refused(capsys, "generate", "run", "--class", "cat", "--device", "cpu")
+
+
+def test_a_device_that_is_not_there(photos, capsys):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has the device")
+    assert "--device cuda: not available here" in refused(capsys, "train", photos, "--device", "cuda")
+
+
+# ---------------------------------------------------------------------------------------------------------------- trouble
+
+
+def test_a_run_that_breaks_goes_back_once_and_then_stops(photos, monkeypatch, capsys):
+    step, broken = Trainer.step, []
+
+    def breaking(self):
+        step(self)
+        if self.images_seen >= 20 and self.config.recipe and hasattr(self, "_in_fit"):
+            with torch.no_grad():
+                next(self.nets.D.parameters()).fill_(float("nan"))
+            broken.append(self.images_seen)
+
+    real_fit = fit_module.fit
+
+    def fit(trainer, *args, **kwargs):
+        trainer._in_fit = True
+        return real_fit(trainer, *args, **kwargs)
+
+    with monkeypatch.context() as m:
+        m.setattr(Trainer, "step", breaking)
+        m.setattr("handful.train.run.fit", fit)
+        assert command("train", photos, "--out", "run", "--kimg", "0.2", *TINY) == 1
+    out, err = capsys.readouterr()
+    notes = [json.loads(line).get("note", "") for line in Path("run/log.jsonl").read_text().splitlines()]
+    assert sum("back to 000000000.pt, once" in n for n in notes) == 1
+    assert "training broke down" in err and "optim_d.lr" in err
+    assert torch.isfinite(torch.cat([v.flatten() for v in tensors(Path("run"), 0)["D"].values()])).all()
+
+
+def test_errors_in_python_are_exceptions_with_the_same_line(tmp_path):
+    with pytest.raises(UsageError, match="name the images to train on"):
+        handful.train()
+    with pytest.raises(HandfulError, match="doesn't exist"):
+        handful.load(tmp_path / "nothing.pt")
+
+
+def test_weights_helper_sees_every_part(photos):
+    from making import tiny_trainer
+
+    assert len(weights(tiny_trainer("terms.lecam.weight=1"))) > len(weights(tiny_trainer()))
