@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 from typing import Any
@@ -35,16 +36,21 @@ def command(kind: str | None, name: str | None, as_json: bool) -> None:
 
 
 def describe(kind: str, name: str) -> dict[str, Any]:
-    """{kind, name, doc, settings: {part: {setting: {type, default}}}}; the part is "" where the method is one class or function."""
+    """{kind, name, doc, settings: {part: {setting: {type, default, required}}}, targets: a recipe's published figures}.
+
+    A part is "" where the method is one class or function.
+    """
     found = catalog.load(kind, name)
     parts = {which: catalog.part(kind, name, which) for which in ("Generator", "Discriminator")} if kind == "arch" else {"": found}
-    doc = inspect.getdoc(found if inspect.ismodule(found) else inspect.getmodule(found)) or ""
-    return {"kind": kind, "name": name, "doc": doc, "settings": {which: _settings(part) for which, part in parts.items()}}
+    module = found if inspect.ismodule(found) else inspect.getmodule(found)
+    return {"kind": kind, "name": name, "doc": inspect.getdoc(module) or "",
+            "settings": {which: _settings(part) for which, part in parts.items()},
+            "targets": [dataclasses.asdict(target) for target in getattr(module, "TARGETS", ())]}
 
 
 def _settings(part: Any) -> dict[str, dict[str, Any]]:
     known = catalog.keywords(part) if inspect.isclass(part) else dict(inspect.signature(part).parameters)
-    return {name: _setting(parameter) for name, parameter in known.items()}
+    return {name: _setting(parameter) for name, parameter in known.items() if parameter.kind is not parameter.VAR_KEYWORD}
 
 
 def _setting(p: inspect.Parameter) -> dict[str, Any]:
@@ -63,6 +69,10 @@ def _page(found: dict[str, Any]) -> str:
         lines += ["", f"Settings of the {which.lower()}:" if which else "Settings:"]
         rows = [(k, s["type"], "required" if s["required"] else f"= {s['default']!r}") for k, s in settings.items()]
         lines += _aligned(rows, indent=2) or ["  none"]
+    if found["targets"]:
+        lines += ["", "Published:"]
+        rows = [(t["table"], t["data"], f"{t['figure']} {t['value']:g}", t["protocol"]) for t in found["targets"]]
+        lines += _aligned(rows, indent=2)
     return "\n".join(lines)
 
 
