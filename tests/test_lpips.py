@@ -93,6 +93,16 @@ def test_grey_is_repeated(made_up):
     torch.testing.assert_close(made_up(a, b), made_up(a.expand(-1, 3, -1, -1), b.expand(-1, 3, -1, -1)))
 
 
+def test_autocast_rounds_the_convolutions_alone(made_up):
+    a, b = pictures(1, 3, 16, 16).requires_grad_(), pictures(1, 3, 16, 16, seed=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = made_up(a, b)
+        assert made_up(b, b) < 1e-12
+    found.sum().backward()
+    assert found.dtype == torch.float32 and a.grad.isfinite().all()
+    torch.testing.assert_close(found, made_up(a, b), rtol=0.05, atol=0)
+
+
 @pytest.mark.parametrize("impl", ["fast", "ref"])
 def test_gradient(impl):
     torch.manual_seed(1)

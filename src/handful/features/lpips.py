@@ -171,7 +171,7 @@ class _Distance(torch.autograd.Function):
         inverse = torch.linalg.vector_norm(a, dim=-1, keepdim=True).clamp_min_(_EPS).reciprocal_()  # [B,N,1]
         d = torch.addcmul(t, a, inverse, value=-1)  # t - a/|a|
         ctx.save_for_backward(a, inverse, d, w)
-        return d.square().sum(1).mv(w) / a.shape[1]
+        return (d.square().sum(1) * w).sum(1) / a.shape[1]  # no matrix product: autocast would round it
 
     @staticmethod
     @torch.autograd.function.once_differentiable
