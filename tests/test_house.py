@@ -1,0 +1,133 @@
+"""The house stands as it is drawn: who may import whom, methods found by listing, strict configuration, stable randomness."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import handful
+from handful import catalog, config, rng
+from handful.catalog import Use
+from handful.errors import UsageError
+from making import tiny_config
+
+SRC = Path(handful.__file__).parent
+GROUND = {"errors", "files", "rng", "seam", "catalog", "config", "_lazy", "__init__"}
+MAY_IMPORT = {                                           # room -> rooms it may import; everything on the ground floor is free
+    "ops": set(), "features": set(), "nn": {"ops"}, "arch": {"nn", "ops"}, "data": set(), "augment": set(), "losses": set(),
+    "terms": {"features", "nn", "ops"}, "recipes": set(), "infer": set(), "train": {"data", "infer", "recipes"},
+    "cli": {"train", "infer", "data", "features", "recipes"}}
+GROUND_ORDER = {"errors": set(), "files": {"errors"}, "rng": set(), "seam": {"rng"}, "catalog": {"errors"}, "config": {"catalog", "errors"},
+                "_lazy": {"catalog", "errors"}}
+
+
+def imports(path: Path) -> set[str]:
+    """The rooms (or ground-floor files) that a module of the package imports."""
+    package = ("handful", *path.relative_to(SRC).parent.parts)
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {tuple(a.name.split(".")) for a in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            module = (*base, *(node.module.split(".") if node.module else ()))
+            found |= {(*module, a.name) for a in node.names}
+    return {parts[1] for parts in found if parts[0] == "handful" and len(parts) > 1} - {"__version__", "HandfulError", "UsageError"}
+
+
+@pytest.mark.parametrize("path", sorted(SRC.rglob("*.py")), ids=lambda p: str(p.relative_to(SRC)))
+def test_imports_run_one_way(path):
+    room = path.relative_to(SRC).parts[0].removesuffix(".py")
+    found = imports(path)
+    if room in GROUND_ORDER:
+        assert found <= GROUND_ORDER[room] | {room}
+    elif room in MAY_IMPORT:
+        assert found - GROUND <= MAY_IMPORT[room] | {room}
+        if room in ("terms", "augment", "losses", "arch") and not path.stem.startswith("_"):
+            others = {f"handful.{room}.{n}" for n in catalog.names(room)} - {f"handful.{room}.{path.stem}"}
+            text = path.read_text(encoding="utf-8")
+            assert not any(f"{o} import" in text or f"from .{o.rsplit('.', 1)[1]} import" in text for o in others), "methods never import each other"
+
+
+def test_a_file_is_its_registration():
+    for kind in catalog.KINDS:
+        assert catalog.names(kind) == sorted(p.stem for p in (SRC / kind).glob("*.py") if not p.stem.startswith("_"))
+        for name in catalog.names(kind):
+            assert catalog.load(kind, name) is not None and catalog.summary(kind, name)
+    with pytest.raises(UsageError, match="unknown term 'lecan'; did you mean 'lecam'?"):
+        catalog.load("terms", "lecan")
+
+
+def test_a_class_outside_the_package_needs_no_fork():
+    assert type(catalog.build("arch", Use("tiny:TinyG", width=4), "Generator", resolution=16, channels=3, num_classes=0)).__name__ == "TinyG"
+    with pytest.raises(UsageError, match="write it as package.module:Class"):
+        catalog.load("terms", "no_such_module:Term")
+
+
+def test_configuration_round_trip():
+    first = tiny_config("terms.lecam.weight=0.5", "train.batch=4", "optim_d.betas=[0, 0.99]")
+    assert first.optim_d.betas == (0.0, 0.99) and isinstance(first.optim_d.betas[0], float)
+    assert first.terms["lecam"] == Use("lecam", weight=0.5, decay=0.9, start=1000, one_sided=True, update="before", every=1)
+    again = config.parse(config.to_tree(first))
+    assert config.dumps(again) == config.dumps(first) and not config.differences(first, again)
+
+
+def test_every_fault_is_named_at_once():
+    with pytest.raises(UsageError) as error:
+        config.parse({"train": {"batch": "many", "kimgs": 3}, "sead": 1})
+    text = str(error.value)
+    assert "train.batch='many'" in text and "'train.kimgs'; did you mean 'kimg'?" in text and "'sead'; did you mean 'seed'?" in text
+
+
+def test_set_reaches_into_methods_and_drops_terms():
+    tree = config.assign(config.to_tree(tiny_config("terms.r1.gamma=1")), ["terms.r1.every=4", "terms.lecam.weight=1", "g.width=4", "loss=hinge"])
+    parsed = config.parse(tree)
+    assert parsed.terms["r1"].kwargs["every"] == 4 and "lecam" in parsed.terms and parsed.g.kwargs["width"] == 4 and parsed.loss.name == "hinge"
+    assert not config.parse(config.assign(tree, ["terms.r1=null", "terms.lecam=null"])).terms
+    with pytest.raises(UsageError, match="write it as key=value"):
+        config.assign({}, ["train.batch"])
+    with pytest.raises(UsageError, match="'train.batch' is a value"):
+        config.assign(tree, ["train.batch.x=1"])
+
+
+@given(st.lists(st.one_of(st.integers(), st.text())))
+def test_seeds_are_positive_63_bit(parts):
+    assert 0 <= rng.derive(*parts) < 2**63
+
+
+def test_seeds_are_the_same_in_every_process_and_version():
+    assert rng.derive(0, "init", "g") == 654576671120830730
+    line = "from handful.rng import derive; print(derive(0, 'real', ('a', 1)))"
+    assert int(subprocess.check_output([sys.executable, "-c", line])) == rng.derive(0, "real", ("a", 1))
+
+
+def test_draws_are_of_the_whole_batch_and_sliced():
+    whole = rng.Rng(9)
+    part = rng.Rng(9, batch=8, slots=range(2, 5))
+    for draw in ("randn", "rand"):
+        assert torch.equal(getattr(whole, draw)(8, 3)[2:5], getattr(part, draw)(3, 3))
+    assert torch.equal(whole.randint(7, 8)[2:5], part.randint(7, 3))
+    assert whole.integer(100) == part.integer(100) and torch.equal(whole.fork("x").rand(8)[2:5], part.fork("x").rand(3))
+    with pytest.raises(ValueError, match="fork"):
+        part.rand(4)
+
+
+def test_importing_the_package_is_cheap():
+    code = "import sys, handful; handful.__version__; assert 'torch' not in sys.modules and 'pydantic' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_everything_public_is_importable():
+    for name in handful.__all__:
+        assert getattr(handful, name) is not None
+    from handful.augment import DiffAugment
+    from handful.terms import LeCam
+
+    assert callable(handful.train) and DiffAugment and LeCam
