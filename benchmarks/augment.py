@@ -1,6 +1,6 @@
 """DiffAugment by itself: CPU-milliseconds per image, forward, and forward with backward, both implementations in one run.
 
-    python benchmarks/augment.py [--policy color,translation,cutout] [--seconds 1] [--json FILE]
+    python benchmarks/augment.py [--policy color,translation,cutout] [--seconds 1] [--record DEVICE]
 
 Every figure is the least of the repetitions that fit into --seconds, in CPU time of this process on one thread, so that other work on the machine
 counts little. The last line is a plain 3x3 convolution (16 images, 64 maps, 64 x 64), to compare machines by.
@@ -9,15 +9,14 @@ counts little. The last line is a plain 3x3 convolution (16 images, 64 maps, 64 
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
 from handful.augment import DiffAugment
+from ledger import record
 
 SIZES = {32: 64, 128: 8, 256: 8}                                                  # side: images per batch
 
@@ -57,7 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--policy", default="color,translation,cutout")
     parser.add_argument("--seconds", type=float, default=1.0)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--record", metavar="DEVICE", help="write the fast figures into the ledger, as measured on DEVICE (in words)")
     args = parser.parse_args()
     torch.set_num_threads(1)
     rows, calibration = measure(args.policy, args.seconds), convolution(args.seconds)
@@ -65,8 +64,13 @@ def main() -> None:
     for r in rows:
         print(f"{r['side']:>4} {r['batch']:>5} {r['impl']:>5} {r['forward_ms']:>9.4f} {r['both_ms']:>10.4f}")
     print(f"plain convolution: {calibration['convolution_ms']} CPU-ms, {calibration['gflops']} GFLOP/s")
-    if args.json:
-        args.json.write_text(json.dumps({"policy": args.policy, "torch": torch.__version__, "rows": rows} | calibration, indent=1) + "\n")
+    if args.record:
+        for r in rows:
+            if r["impl"] == "fast":
+                for name, key in (("forward", "forward_ms"), ("forward and backward", "both_ms")):
+                    record(f"DiffAugment ({args.policy}) at {r['side']}: {name}, CPU-ms per image", r[key], "ms", "python benchmarks/augment.py",
+                           device=args.record, group="Augmentation alone",
+                           note=f"plain convolution in the same run: {calibration['gflops']} GFLOP/s")
 
 
 if __name__ == "__main__":

@@ -210,6 +210,7 @@ def test_further_scales_have_draws_of_their_own():
     out = DiffAugment("translation").draw(big, Rng(6), {"small": small})
     assert set(out.params) == {"translation", "small.translation"}
     assert torch.equal(out.params["translation"], DiffAugment("translation").draw(big, Rng(6)).params["translation"])
+    assert torch.equal(out.params["small.translation"], DiffAugment("translation").draw_params(small, Rng(6).fork("small"))["translation"])
     assert out.params["translation"].abs().max() == 4 and out.params["small.translation"].abs().max() == 2
     assert (out.params["translation"].sign() != out.params["small.translation"].sign()).float().mean() > 0.4
     expected = by_definition(small, {"translation": out.params["small.translation"]}, "translation")

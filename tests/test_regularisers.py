@@ -219,6 +219,12 @@ def test_lecam_as_released_moves_the_averages_first():
     assert (term.real_anchor.item(), term.fake_anchor.item()) == pytest.approx((1.45, -0.45))
 
 
+def test_lecam_leaves_the_interval_to_the_trainer():
+    term = anchored(every=4)
+    assert term.gain is None and [term.active("d", step, 0) for step in (4, 5, 8)] == [True, False, True]
+    assert logits(term, REAL, FAKE).loss == logits(anchored(), REAL, FAKE).loss
+
+
 @pytest.mark.parametrize("update", ["before", "after"])
 def test_lecam_start(update):
     """Iterations count from 1 (iteration = steps done + 1): latest values before the 1000th, decay from it on, the penalty from the 1001st."""
