@@ -1,7 +1,7 @@
 """Relativistic pairing loss: D says of a real and a fake which is the more real; each fake is measured against the real of its slot.
 
 Jolicoeur-Martineau: The relativistic discriminator, ICLR 2019 (RpGAN); Huang, Gokaslan, Kuleshov, Tompkin: The GAN is dead; long live the GAN!,
-NeurIPS 2024 (R3GAN, equation 2, with R1 and R2 beside it): L_D = E softplus(-(D(x) - D(G(z)))), L_G = E softplus(-(D(G(z)) - D(x))).
+NeurIPS 2024 (R3GAN, with R1 and R2 beside it): L_D = E softplus(-(D(x) - D(G(z)))), L_G = E softplus(-(D(G(z)) - D(x))).
 No constants, no deviations; the averaged form (RaGAN) isn't here.
 """
 

@@ -1,6 +1,6 @@
 """Wasserstein loss: D is a critic, and the difference of its means estimates the distance of reals and fakes.
 
-Arjovsky, Chintala, Bottou: Wasserstein GAN, ICML 2017, equation 2: L_D = E D(G(z)) - E D(x), L_G = -E D(G(z)). The critic must be kept Lipschitz:
+Arjovsky, Chintala, Bottou: Wasserstein GAN, ICML 2017: L_D = E D(G(z)) - E D(x), L_G = -E D(G(z)). The critic must be kept Lipschitz:
 add the term `gradient_penalty` (WGAN-GP) or spectral norm; the paper's clipping of weights is left out, since both replaced it.
 """
 

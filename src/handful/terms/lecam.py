@@ -1,6 +1,6 @@
 """LeCam: ties D's logits on reals to a slow mean of its logits on fakes, and the other way round, so that few images can't drive them apart.
 
-Tseng, Jiang, Liu, Yang, Yang: Regularizing Generative Adversarial Networks under Limited Data, CVPR 2021, equation 4. Adds to L_D
+Tseng, Jiang, Liu, Yang, Yang: Regularizing Generative Adversarial Networks under Limited Data, CVPR 2021. Adds to L_D
 
     weight * (E (D(x) - a_F)^2 + E (D(G(z)) - a_R)^2),   a_R, a_F: moving averages of the mean logit on reals and on fakes.
 
