@@ -30,7 +30,7 @@ def chart(title: str, rows: Sequence[Mapping[str, Any]], names: Mapping[str, str
     ys = {k: y for k, y in ys.items() if np.isfinite(y).any()}
     smooth = {k: _smoothed(y) if _noisy(y) else y for k, y in ys.items()}
     low, high, log = _range(np.concatenate([*ys.values()]), np.concatenate([*smooth.values()]))
-    first = 0.0 if x[0] < 0.1 * x[-1] else x[0]
+    first = 0.0 if len(x) == 1 or x[0] < 0.1 * x[-1] else x[0]
     px = _across(x, first, x[-1])
 
     def place(y: Floats) -> Floats:
