@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import torch
+
 from making import noise_set, run_steps, tiny_trainer, weights
 
 SETTINGS = ["terms.r1.gamma=1.0", "terms.r1.every=2", "terms.r1.own_step=true", "terms.lecam.update=after", "terms.lecam.start=0",

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from making import picture_folder, weights
 from PIL import Image
 
 import handful
@@ -19,9 +18,10 @@ from handful import HandfulError, UsageError
 from handful.cli import group, run
 from handful.train import fit as fit_module
 from handful.train.loop import Trainer
+from making import picture_folder, weights
 
-TINY = ["--res", "16", "--batch", "4", "--device", "cpu", "--set", "g=tiny:TinyG", "--set", "d=tiny:TinyD", "--set", "terms={}", "--set", "loss=hinge",
-        "--set", "every.preview_images=4", "--set", "every.checkpoint_kimg=0.04", "--set", "every.log_kimg=0.008", "--recipe", "fastgan64_narrow"]
+TINY = ["--res", "16", "--batch", "4", "--device", "cpu", "--set", "g=tiny:TinyG", "--set", "d=tiny:TinyD", "--set", "terms={}",
+        "--set", "loss=hinge", "--set", "every.preview_images=4", "--set", "every.checkpoint_kimg=0.04", "--set", "every.log_kimg=0.008", "--recipe", "fastgan64_narrow"]
 
 
 def command(*args: str) -> int:

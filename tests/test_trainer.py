@@ -7,7 +7,6 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from making import noise_set, run_steps, tiny_config, tiny_trainer, weights
 
 from handful import catalog
 from handful.rng import Rng, derive
@@ -15,6 +14,7 @@ from handful.seam import Context, Needs, Result, Term, View
 from handful.terms import R1
 from handful.train import optim
 from handful.train.plan import Adversarial, lazy_correction, phases
+from making import noise_set, run_steps, tiny_config, tiny_trainer, weights
 
 DIFFAUG = {"augment": {"use": "diffaug", "policy": "color,translation,cutout"}}
 
