@@ -24,8 +24,8 @@ def atomic(path: Path, write: Callable[[Path], None]) -> None:
             os.fsync(f.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise HandfulError(f"{path} can't be written ({error.strerror or error}); free some space or name another --out, then "
-                           f"handful train --resume {path.parent.parent if path.parent.name == 'checkpoints' else path.parent}") from error
+        raise HandfulError(f"{path} can't be written ({error.strerror or error}); free some space or choose another folder; "
+                           f"what was saved before is untouched") from error
     except RuntimeError as error:                            # torch's writer wraps what the disk says
         raise HandfulError(f"{path} can't be written ({_first_line(error)}); is the disk full?") from error
     finally:

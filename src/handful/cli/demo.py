@@ -13,7 +13,6 @@ import click
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any setting by its path.")
 def command(out, kimg, seed, device, settings):
     """Train on the 116 smileys inside the package, then write pictures and a report. Takes minutes on two CPU cores."""
-    from importlib.resources import as_file, files
     from pathlib import Path
 
     from handful.infer.grid import grid, save_image
@@ -21,8 +20,7 @@ def command(out, kimg, seed, device, settings):
     from handful.train.run import free_name
 
     folder = Path(out) if out else free_name(Path("runs"), "demo")
-    with as_file(files("handful") / "data" / "demo" / "emoji.zip") as pictures:
-        run = train(str(pictures), "demo", folder, kimg, seed=seed, device=device, settings=settings, say=click.echo)
+    run = train("demo", "demo", folder, kimg, seed=seed, device=device, settings=settings, say=click.echo)
     if not run.finished:
         click.echo(f"stopped and saved; go on with: handful train --resume {run.folder}")
         return 130

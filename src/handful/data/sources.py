@@ -28,6 +28,8 @@ SILENT_SUFFIXES = frozenset(".json .csv .tsv .txt .md .npz .npy .xml .yaml .yml 
 JUNK = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
 MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a")  # what a file without a known suffix may still be
 
+NAMED = {"demo": Path(__file__).parent / "demo" / "emoji.zip"}  # sets that DATA may call by name; a file of that name comes first
+
 MAX_RATIO, MAX_RATIO_BYTES, MAX_ZIP_BYTES = 200, 100 * 10**6, 10**12  # a zip beyond these is a bomb, not pictures
 
 
@@ -226,10 +228,21 @@ class Zip(Source):
             opened.close()
 
 
+def locate(path: str | os.PathLike) -> Path:
+    """Where DATA lies: as typed, or what a name that handful knows stands for."""
+    where = Path(path).expanduser()
+    return where if where.exists() else NAMED.get(os.fspath(path), where)
+
+
 def open_source(path: str | os.PathLike) -> Source:
     """Opens DATA. Raises HandfulError, one line with the remedy, when it isn't there, can't be read or isn't a folder or a zip."""
     typed = os.fspath(path)
-    where = Path(typed).expanduser()
+    try:
+        where = locate(typed)
+    except PermissionError:
+        where = Path(typed).expanduser()
+    if where is NAMED.get(typed):
+        return Zip(str(where))
     try:
         info = os.stat(where)
     except PermissionError:

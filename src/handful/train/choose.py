@@ -15,6 +15,7 @@ from .. import catalog
 from ..config import Config, merge
 from ..data import Dataset, Scan
 from ..errors import UsageError
+from .log import duration
 
 PROBE_SEC = 20.0                        # the estimate runs real steps, but no longer than about this
 NARROW = {64: "fastgan64_narrow", 128: "fastgan128_narrow", 256: "fastgan256_narrow"}
@@ -136,7 +137,7 @@ def estimate(config: Config, device: torch.device) -> Estimate:
     memory = memory_gb(device)
     world = int(os.environ.get("WORLD_SIZE", "1"))
     note = " (uncompiled; compiled it will be faster)" if compiles(t.compile, device) else ""
-    line = (f"{t.kimg:g} kimg at about {speed:.3g} images/s on {_name(device)}{f' x {world}' if world > 1 else ''}: {duration(sec)}, "
+    line = (f"{t.kimg:g} kimg at about {speed:.3g} images/s on {machine(device)}{f' x {world}' if world > 1 else ''}: {duration(sec)}, "
             f"{memory:.1f} GB of memory{note}")
     return Estimate(speed, memory, sec, line)
 
@@ -148,18 +149,11 @@ def _wait(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def _name(device: torch.device) -> str:
+def machine(device: torch.device) -> str:
+    """The device in words."""
     if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
+        return torch.cuda.get_devicemachine(device)
     return f"{torch.get_num_threads()} CPU threads" if device.type == "cpu" else "the Apple GPU"
-
-
-def duration(sec: float) -> str:
-    """Seconds as people say them."""
-    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
-        if sec >= 1.5 * size:
-            return f"{sec / size:.1f} {unit}" if sec < 10 * size else f"{sec / size:.0f} {unit}"
-    return f"{sec:.0f} s"
 
 
 def targets(recipe: str) -> list[dict[str, Any]]:

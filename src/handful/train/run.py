@@ -88,7 +88,7 @@ def _start(lines: list[str], recipe: str, out: str | os.PathLike | None, device_
     config.notes = choice.why
     for line in choice.why:
         say(line)
-    stem = Path(config.data.path).resolve().stem or "images"
+    stem = data.locate(config.data.path).resolve().stem or "images"
     folder = Path(out) if out is not None else free_name(Path("runs"), f"{stem}-{config.recipe}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} exists and is not empty; go on with it (handful train --resume {folder}) or name another --out")
@@ -123,7 +123,7 @@ def _resume(folder: Path, lines: list[str], device_name: str, dry_run: bool, rep
     for key, (was, now) in changed.items():
         if key not in ("handful", "notes"):
             say(f"changed: {key} {json.dumps(was)} -> {json.dumps(now)}")
-    if not Path(config.data.path).exists():
+    if not data.locate(config.data.path).exists():
         raise HandfulError(f"the images of this run are no longer at {config.data.path}; name them: handful train DATA --resume {folder}")
     dataset = _load(config, say, quiet)
     if old.data.fingerprint and dataset.fingerprint != old.data.fingerprint:
@@ -147,7 +147,7 @@ def _resume(folder: Path, lines: list[str], device_name: str, dry_run: bool, rep
 def _run(trainer: Trainer, folder: Path, sec: float, report: bool, quiet: bool, say: Callable[[str], None]) -> Run:
     total = int(trainer.config.train.kimg * 1000)
     log = Log(folder, total_images=total, start_images=trainer.images_seen, quiet=quiet or trainer.rank > 0,
-              tensorboard=trainer.config.every.tensorboard) if trainer.rank == 0 else _Silent()
+              tensorboard=trainer.config.every.tensorboard, machine=choose.machine(trainer.device)) if trainer.rank == 0 else _Silent()
     with log:
         finished = fit(trainer, folder, log, sec_before=sec)
     if trainer.rank == 0 and report:
