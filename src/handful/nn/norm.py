@@ -12,24 +12,27 @@ class BatchNorm2d(nn.BatchNorm2d):
 
     sync: in training mode the statistics are those of the images of all processes (equally many each), so that two processes with half the
     batch are one with all of it. Differentiable, twice too; runs on the CPU (gloo), where torch's own synchronised form does not.
+    track: keep running statistics for evaluation; without them batch statistics serve always, and there are no buffers.
     """
 
-    def __init__(self, channels: int, *, sync: bool = False, std: float = 0.02) -> None:
-        super().__init__(channels)
+    def __init__(self, channels: int, *, sync: bool = False, track: bool = True, std: float = 0.02) -> None:
+        super().__init__(channels, track_running_stats=track)
         self.sync = sync
         nn.init.normal_(self.weight, 1.0, std)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not (self.sync and self.training and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        of_batch = self.training or not self.track_running_stats
+        if not (self.sync and of_batch and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
             return super().forward(x)
         var, mean = torch.var_mean(x.float(), (0, 2, 3), unbiased=False)                # [C]
         mean_all = _mean_over_ranks(mean)
         var_all = _mean_over_ranks(var + (mean - mean_all).square())
-        n = x.numel() // x.shape[1] * dist.get_world_size()
-        with torch.no_grad():
-            self.num_batches_tracked.add_(1)
-            self.running_mean.lerp_(mean_all, self.momentum)
-            self.running_var.lerp_(var_all * (n / (n - 1)), self.momentum)
+        if self.track_running_stats:
+            n = x.numel() // x.shape[1] * dist.get_world_size()
+            with torch.no_grad():
+                self.num_batches_tracked.add_(1)
+                self.running_mean.lerp_(mean_all, self.momentum)
+                self.running_var.lerp_(var_all * (n / (n - 1)), self.momentum)
         scale = self.weight * torch.rsqrt(var_all + self.eps)
         shift = self.bias - mean_all * scale
         return torch.addcmul(shift[:, None, None], x.float(), scale[:, None, None]).to(x.dtype)

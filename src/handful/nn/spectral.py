@@ -37,11 +37,11 @@ class Spectral(nn.Module):
         else:
             self.u = self.v = None
 
-    def sigma(self) -> Tensor:
-        """The largest singular value, a scalar with gradient to `weight`; in training mode after one power iteration."""
+    def sigma(self, iterate: bool | None = None) -> Tensor:
+        """The largest singular value, a scalar with gradient to `weight`; after one power iteration (iterate; None: in training mode)."""
         with torch.autocast(self.weight.device.type, enabled=False):
             matrix = self.weight.transpose(0, self.dim).flatten(1)      # [outputs, inputs x kernel]
-            if not self.training:
+            if not (self.training if iterate is None else iterate):
                 return torch.dot(self.u.clone(), torch.mv(matrix, self.v.clone()))
             with torch.no_grad():
                 v = F.normalize(torch.mv(matrix.t(), self.u), dim=0, eps=EPS)

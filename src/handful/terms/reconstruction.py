@@ -5,11 +5,14 @@ Adds to L_D, on real images alone,
     weight * sum_i [ d(dec_whole(f8), x_i) + d(dec_part(crop f16), crop x_i) + d(dec_small(g8), x_i) ],   d: LPIPS (VGG-16)
 
 with x_i what D saw (augmented), reduced to 128 pixels by nearest neighbour, and the crop one quadrant, the same for the whole batch.
-Defaults are the released code's: three decoders (the paper has no "small"), the *sum* over the batch (`reduction="mean"` divides by its size), weight 1.
+Defaults are the released code's: three decoders (the paper has no "small"), weight 1, the *sum* over the batch (`reduction="mean"` divides by
+its size).
 
 Beyond it: attaches to any discriminator (the features nearest to 8 and 16 pixels a side); a target of min(128, S) pixels with one upsampling
-stage less per octave; decoders of the released width relative to D's features, so that narrow networks get narrow ones; and, where LPIPS' weights are
-absent (`loss="auto"`) or on wish (`loss="pixel"`), the mean squared difference of pixels. The targets' deep features are computed once for all decoders.
+stage less per octave; decoders of the released width relative to D's features, so that narrow networks get narrow ones; and, where LPIPS'
+weights are absent (`loss="auto"`) or on wish (`loss="pixel"`), the mean squared difference of pixels. The targets' deep features are computed
+once for all decoders. The power iteration of the decoders' spectral norm runs in `commit`, after the weights have moved, rather than at the head
+of the next forward: the same numbers, and micro-batches share them. Their batch norm never leaves batch statistics, so it keeps none.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from torch import Tensor, nn
 from ..errors import HandfulError, UsageError
 from ..nn.conv import Conv2d
 from ..nn.excite import pool_to
-from ..nn.spectral import Norm
+from ..nn.spectral import Norm, Spectral
 from ..nn.upblock import UpBlock
 from ..seam import Context, FeatureInfo, Needs, Nets, Result, Side, Term, View
 
@@ -34,22 +37,26 @@ Part = Literal["whole", "part", "small"]
 
 class Reconstruction(Term):
     """weight: of the term. reduction: "sum" over the batch as released, or "mean". loss: "lpips", "pixel", or "auto": LPIPS where its weights are
-    at hand, else pixels, said in `notes`. decoders: which of them. size: side of the targets in pixels (at most the images'), 16, 32, ... width: base
-    width of the decoders; None: 1/16 of the channels of the whole's feature, at most 32 (the release: 512 channels, 32). norm: of their convolutions.
+    at hand, else pixels, said in `notes`. decoders: which of them. size: side of the targets in pixels (at most the images'), 16, 32, ... width:
+    base width of the decoders; None: 1/16 of the channels of the whole's feature, at most 32 (the release: 512 channels, 32). norm: of their
+    convolutions. sync_batch_norm: their batch statistics over all processes.
 
     Stats: the distance per image of each decoder. Raises UsageError for a size that isn't a power of two from 16, HandfulError where D has no
     feature map or the weights of LPIPS are wanted and absent.
     """
 
+    exact_under_accumulation = False            # batch norm in the decoders
+
     def __init__(self, weight: float = 1.0, reduction: Literal["sum", "mean"] = "sum", loss: Literal["auto", "lpips", "pixel"] = "auto",
                  decoders: tuple[Part, ...] = ("whole", "part", "small"), size: int = 128, width: float | None = None,
-                 norm: Norm = "spectral") -> None:
+                 norm: Norm = "spectral", sync_batch_norm: bool = False) -> None:
         super().__init__()
         if size < 16 or size & (size - 1):
             raise UsageError(f"reconstruction.size={size}: targets have 16, 32, 64 ... pixels a side; choose a power of two")
         if not decoders:
             raise UsageError("reconstruction.decoders is empty: name at least one of whole, part, small, or leave the term out")
-        self.weight, self.reduction, self.loss, self.size, self.width, self.norm = weight, reduction, loss, size, width, norm
+        self.weight, self.reduction, self.loss, self.size, self.width = weight, reduction, loss, size, width
+        self.norm, self.sync_batch_norm = norm, sync_batch_norm
         self.wanted = tuple(dict.fromkeys(decoders))
         self.sources: dict[str, str] = {}                       # decoder -> feature of D
         self.decoders = nn.ModuleDict()
@@ -65,8 +72,9 @@ class Reconstruction(Term):
                                "leave the term out")
         self.size = min(self.size, getattr(nets.D, "resolution", self.size))
         width = self.width or min(32, max(2, info[found.get("whole", next(iter(self.sources.values())))].channels / 16))
-        self.decoders = nn.ModuleDict({name: _Decoder(info[source].channels, getattr(nets.D, "channels", 3), self.size, width, self.norm)
+        self.decoders = nn.ModuleDict({name: _Decoder(info[source].channels, getattr(nets.D, "channels", 3), self.size, width, self.norm, self.sync_batch_norm)
                                        for name, source in self.sources.items()})
+        self._iterate()
         self._choose_loss(next(nets.D.parameters()).device)
 
     def needs(self, side: Side) -> Needs | None:
@@ -82,6 +90,15 @@ class Reconstruction(Term):
             distances = self._distances(rebuilt, targets)                                           # each [B]
         loss = torch.stack(list(distances.values())).sum(0).mean() * self.weight
         return Result(loss * ctx.batch if self.reduction == "sum" else loss, {k: d.detach() for k, d in distances.items()})
+
+    def commit(self, side: Side, means: Mapping[str, Tensor], gathered: Mapping[str, Tensor], nets: Nets, images: int) -> None:
+        self._iterate()
+
+    @torch.no_grad()
+    def _iterate(self) -> None:
+        for module in self.decoders.modules():
+            if isinstance(module, Spectral) and module.u is not None:
+                module.sigma(iterate=True)
 
     def _distances(self, rebuilt: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
         target_of = {name: "part" if name == "part" else "whole" for name in rebuilt}
@@ -109,16 +126,21 @@ class Reconstruction(Term):
 
 
 class _Decoder(nn.Module):
-    """[B,cin,h,w] -> [B,channels,size,size] in (-1, 1): pooled to 8x8, doubled until `size`."""
+    """[B,cin,h,w] -> [B,channels,size,size] in (-1, 1): pooled to 8x8, doubled until `size`. Writes no buffer in forward."""
 
-    def __init__(self, cin: int, channels: int, size: int, width: float, norm: Norm) -> None:
+    def __init__(self, cin: int, channels: int, size: int, width: float, norm: Norm, sync: bool) -> None:
         super().__init__()
         stages = size.bit_length() - 4                                      # 16 -> 1, 128 -> 4
         out = [max(1, round(width * m)) for m in (4, 2, 2, 1)]
         out += [out[-1]] * (stages - 4)
         widths = [cin, *out[:stages]]
-        self.up = nn.Sequential(*(UpBlock(a, b, norm=norm) for a, b in zip(widths, widths[1:])))
+        self.up = nn.Sequential(*(UpBlock(a, b, norm=norm, sync=sync, track=False) for a, b in zip(widths, widths[1:])))
         self.to_image = Conv2d(widths[-1], channels, 3, padding=1, norm=norm)
+        self.eval()
+
+    def train(self, mode: bool = True) -> _Decoder:
+        """Stays in evaluation mode: spectral norm's vectors move in `commit` alone."""
+        return super().train(False)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.tanh(self.to_image(self.up(pool_to(x, 8))))
