@@ -49,7 +49,7 @@ class Trainer:
             "d": optim.build("d", self.nets.D, self.terms, config.optim_d, self.plan)}
         self.scale = FP16_LOSS_SCALE if precision == "fp16" else 1.0
         self.images_seen = self.iteration = 0
-        self.notes: list[str] = []                                    # said aloud by whoever runs the loop
+        self.notes = [n for t in self.terms.values() for n in getattr(t, "notes", ())]     # said aloud by whoever runs the loop
         self._log: dict[str, list[Any]] = {}
         self._shared: dict[int, tuple[Generated, Augmented]] = {}
         self._say_what_accumulation_changes()

@@ -1,0 +1,183 @@
+"""What a training step costs, per recipe: images/s, CPU-seconds, FLOPs and memory per image, and the share of each part.
+
+    python benchmarks/train_step.py                                   every recipe at its own batch (each in a process of its own)
+    python benchmarks/train_step.py fastgan256 --set terms.reconstruction=null --threads 2
+    python benchmarks/train_step.py fastgan256 --device cuda --steps 50 --compile on --record "H200"
+
+A plain 3x3 convolution, forward and backward, runs in the same process as calibration: machines and their load differ, the ratio less so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections import defaultdict
+
+COLUMNS = ("recipe", "batch", "images/s", "CPU-s/image", "GFLOP/image", "GFLOP/CPU-s", "plain conv", "peak GB", "shares")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipes", nargs="*")
+    parser.add_argument("--set", action="append", default=[], dest="settings")
+    parser.add_argument("--steps", type=int, default=0, help="timed steps; 0: about 20 seconds of them")
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--compile", default="auto")
+    parser.add_argument("--record", metavar="DEVICE", help="write the figures into the ledger under this device's name")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    if len(args.recipes) == 1:
+        row = measure(args.recipes[0], args)
+        if args.record:
+            keep(row, args)
+        print(json.dumps(row) if args.json else table([row]))
+        return
+    from handful import catalog
+
+    rows = []
+    for recipe in args.recipes or catalog.names("recipes"):
+        line = [sys.executable, __file__, recipe, "--json", *[a for a in sys.argv[1:] if a not in args.recipes and a != "--json"]]
+        done = subprocess.run(line, capture_output=True, text=True)
+        if done.returncode:
+            print(f"{recipe}: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
+            continue
+        rows.append(json.loads(done.stdout.splitlines()[-1]))
+    print(json.dumps(rows) if args.json else table(rows))
+
+
+def measure(recipe: str, args: argparse.Namespace) -> dict:
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from handful import catalog, config
+    from handful.data import Dataset
+    from handful.train import choose
+    from handful.train.fit import memory_gb
+    from handful.train.loop import Trainer
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device = torch.device(args.device)
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+    tree = {"recipe": recipe, **catalog.load("recipes", recipe)(resolution=None, count=100, device=device.type, num_classes=0, batch=None)}
+    parsed = config.resolved(config.parse(config.assign(tree, args.settings)))
+    res, batch = parsed.data.resolution, parsed.train.batch * parsed.train.d_steps
+    dataset = Dataset(torch.randint(0, 256, (2 * batch, parsed.data.channels, res, res), dtype=torch.uint8))
+    dataset.place(device, choose.data_budget(device))
+    build = lambda compiled: Trainer(parsed, dataset, device, precision=choose.precision(args.precision, device), compile=compiled)  # noqa: E731
+    compiled = choose.compiles(args.compile, device)
+    with FlopCounterMode(display=False) as flops:
+        build(False).step()
+    trainer = build(compiled)
+    plain = plain_convolution(device)
+    parts = watch(trainer, device)
+    for _ in range(3 if device.type == "cuda" else 1):
+        trainer.step()
+    wait(device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    parts.clear()
+    steps, wall, cpu = 0, time.perf_counter(), time.process_time()
+    while steps < (args.steps or 10**9) and (args.steps or steps < 2 or time.perf_counter() - wall < 20):
+        trainer.step()
+        steps += 1
+    wait(device)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    total = sum(parts.values()) or 1
+    work = flops.get_total_flops() / batch / 1e9
+    return {"recipe": recipe, "settings": args.settings, "batch": batch, "images/s": batch * steps / wall, "CPU-s/image": cpu / batch / steps,
+            "GFLOP/image": work, "GFLOP/CPU-s": work * batch * steps / cpu, "plain conv": plain, "peak GB": memory_gb(device),
+            "shares": {k: round(v / total, 3) for k, v in sorted(parts.items(), key=lambda i: -i[1])}, "steps": steps,
+            "device": choose.machine(device), "precision": choose.precision(args.precision, device), "compiled": compiled,
+            "torch": torch.__version__}
+
+
+def plain_convolution(device) -> float:
+    """GFLOP per CPU-second (per second on a GPU) of a 3x3 convolution, 64 to 64 channels at 128 pixels, batch 8, forward and backward."""
+    import torch
+
+    x = torch.randn(8, 64, 128, 128, device=device, requires_grad=True)
+    conv = torch.nn.Conv2d(64, 64, 3, padding=1, bias=False).to(device)
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
+    best = float("inf")
+    for _ in range(5):
+        wait(device)
+        start = clock()
+        conv(x).sum().backward()
+        wait(device)
+        best = min(best, clock() - start)
+    return 3 * 2 * 8 * 64 * 64 * 9 * 128 * 128 / best / 1e9
+
+
+def watch(trainer, device) -> dict[str, float]:
+    """Wraps the parts of a step in clocks; returns the running sums in seconds. On a GPU the clock waits for the device at each end."""
+    import torch
+
+    from handful.train import ema
+
+    spent: dict[str, float] = defaultdict(float)
+    depth = [0]
+
+    def clocked(name, function):
+        def inner(*args, **kwargs):
+            if depth[0]:
+                return function(*args, **kwargs)
+            wait(device)
+            depth[0], start = 1, time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                wait(device)
+                spent[name] += time.perf_counter() - start
+                depth[0] = 0
+        return inner
+
+    trainer.dataset.batch = clocked("data", trainer.dataset.batch)
+    trainer.nets.forward_g = clocked("G forward", trainer.nets.forward_g)
+    trainer.nets.forward_d = clocked("D forward", trainer.nets.forward_d)
+    trainer.nets.augment.draw = clocked("augment", trainer.nets.augment.draw)
+    for name, term in trainer.terms.items():
+        term.forward = clocked(name, term.forward)
+        term.commit = clocked(name, term.commit)
+    torch.Tensor.backward = clocked("backward", torch.Tensor.backward)
+    for optimiser in trainer.optim.values():
+        optimiser.step = clocked("Adam", optimiser.step)
+    ema.update = clocked("EMA", ema.update)
+    return spent
+
+
+def wait(device) -> None:
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def keep(row: dict, args: argparse.Namespace) -> None:
+    from ledger import record
+
+    command = "python benchmarks/train_step.py " + " ".join(a for a in sys.argv[1:] if a not in ("--record", args.record, "--json"))
+    note = f"batch {row['batch']}, {row['precision']}, torch {row['torch']}, plain convolution {row['plain conv']:.0f} GFLOP/s"
+    for figure, unit in (("images/s", "images/s"), ("CPU-s/image", "CPU-s"), ("peak GB", "GB")):
+        label = " ".join([row["recipe"], *row["settings"]])
+        record(f"{label}: {figure}", row[figure], unit, command, device=args.record, seed=0, group="Training step", note=note)
+
+
+def table(rows: list[dict]) -> str:
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
+    for row in rows:
+        cells = [" ".join([row["recipe"], *row["settings"]]), str(row["batch"])]
+        cells += [f"{row[c]:.3g}" for c in COLUMNS[2:-1]]
+        cells.append(", ".join(f"{k} {v:.0%}" for k, v in row["shares"].items() if v >= 0.01))
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
