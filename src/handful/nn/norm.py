@@ -24,7 +24,8 @@ class BatchNorm2d(nn.BatchNorm2d):
         of_batch = self.training or not self.track_running_stats
         if not (self.sync and of_batch and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
             return super().forward(x)
-        var, mean = torch.var_mean(x.float(), (0, 2, 3), unbiased=False)                # [C]
+        wide = x.to(self.weight.dtype)                                                  # statistics in full precision
+        var, mean = torch.var_mean(wide, (0, 2, 3), unbiased=False)                     # [C]
         mean_all = _mean_over_ranks(mean)
         var_all = _mean_over_ranks(var + (mean - mean_all).square())
         if self.track_running_stats:
@@ -35,7 +36,7 @@ class BatchNorm2d(nn.BatchNorm2d):
                 self.running_var.lerp_(var_all * (n / (n - 1)), self.momentum)
         scale = self.weight * torch.rsqrt(var_all + self.eps)
         shift = self.bias - mean_all * scale
-        return torch.addcmul(shift[:, None, None], x.float(), scale[:, None, None]).to(x.dtype)
+        return torch.addcmul(shift[:, None, None], wide, scale[:, None, None]).to(x.dtype)
 
 
 class _Sum(torch.autograd.Function):

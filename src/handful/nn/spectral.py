@@ -7,6 +7,7 @@ the weights or the layer's input, which is the same for a linear map and saves m
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Literal
 
 import torch
@@ -34,12 +35,15 @@ class Spectral(nn.Module):
             outputs = weight.shape[dim]
             self.register_buffer("u", F.normalize(torch.randn(outputs), dim=0, eps=EPS))
             self.register_buffer("v", F.normalize(torch.randn(weight.numel() // outputs), dim=0, eps=EPS))
+            with torch.no_grad():
+                self.sigma(iterate=True)                # random vectors may give a sigma of nearly 0, and a fresh network is looked at
         else:
             self.u = self.v = None
 
     def sigma(self, iterate: bool | None = None) -> Tensor:
         """The largest singular value, a scalar with gradient to `weight`; after one power iteration (iterate; None: in training mode)."""
-        with torch.autocast(self.weight.device.type, enabled=False):
+        device = self.weight.device.type
+        with nullcontext() if device == "meta" else torch.autocast(device, enabled=False):
             matrix = self.weight.transpose(0, self.dim).flatten(1)      # [outputs, inputs x kernel]
             if not (self.training if iterate is None else iterate):
                 return torch.dot(self.u.clone(), torch.mv(matrix, self.v.clone()))

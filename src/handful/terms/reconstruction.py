@@ -71,10 +71,12 @@ class Reconstruction(Term):
             raise HandfulError(f"reconstruction: this discriminator has no feature map for {', '.join(self.wanted)} (it has {', '.join(info)}); "
                                "leave the term out")
         self.size = min(self.size, getattr(nets.D, "resolution", self.size))
-        width = self.width or min(32, max(2, info[found.get("whole", next(iter(self.sources.values())))].channels / 16))
-        self.decoders = nn.ModuleDict({name: _Decoder(info[source].channels, getattr(nets.D, "channels", 3), self.size, width, self.norm, self.sync_batch_norm)
-                                       for name, source in self.sources.items()})
-        self._iterate()
+        first = info[found.get("whole", next(iter(self.sources.values())))]
+        width = self.width or min(32, max(2, first.channels / 16))
+        channels = getattr(nets.D, "channels", 3)
+        self.decoders = nn.ModuleDict({
+            name: _Decoder(info[source].channels, channels, self.size, width, norm=self.norm, sync=self.sync_batch_norm)
+            for name, source in self.sources.items()})
         self._choose_loss(next(nets.D.parameters()).device)
 
     def needs(self, side: Side) -> Needs | None:
@@ -91,11 +93,8 @@ class Reconstruction(Term):
         loss = torch.stack(list(distances.values())).sum(0).mean() * self.weight
         return Result(loss * ctx.batch if self.reduction == "sum" else loss, {k: d.detach() for k, d in distances.items()})
 
-    def commit(self, side: Side, means: Mapping[str, Tensor], gathered: Mapping[str, Tensor], nets: Nets, images: int) -> None:
-        self._iterate()
-
     @torch.no_grad()
-    def _iterate(self) -> None:
+    def commit(self, side: Side, means: Mapping[str, Tensor], gathered: Mapping[str, Tensor], nets: Nets, images: int) -> None:
         for module in self.decoders.modules():
             if isinstance(module, Spectral) and module.u is not None:
                 module.sigma(iterate=True)
@@ -128,7 +127,7 @@ class Reconstruction(Term):
 class _Decoder(nn.Module):
     """[B,cin,h,w] -> [B,channels,size,size] in (-1, 1): pooled to 8x8, doubled until `size`. Writes no buffer in forward."""
 
-    def __init__(self, cin: int, channels: int, size: int, width: float, norm: Norm, sync: bool) -> None:
+    def __init__(self, cin: int, channels: int, size: int, width: float, *, norm: Norm, sync: bool) -> None:
         super().__init__()
         stages = size.bit_length() - 4                                      # 16 -> 1, 128 -> 4
         out = [max(1, round(width * m)) for m in (4, 2, 2, 1)]
