@@ -146,8 +146,8 @@ class _Decoder(nn.Module):
 
 
 def choose(info: Mapping[str, FeatureInfo]) -> dict[str, str]:
-    """Which feature each decoder takes: "whole" the map nearest to 8 pixels, "part" the one nearest to 16 of those larger than it, "small" the
-    last of the small scale, where there is one."""
+    """Which feature each decoder takes: "whole" the map nearest to 8 pixels, "part" the one nearest to 16 of those that aren't
+    smaller, "small" the last of the small scale, where there is one."""
     maps = {k: v for k, v in info.items() if v.resolution and k != "pre_logits"}
     maps = maps or {k: v for k, v in info.items() if v.resolution}
     large = {k: v.resolution for k, v in maps.items() if not k.startswith("small_")}
@@ -155,7 +155,7 @@ def choose(info: Mapping[str, FeatureInfo]) -> dict[str, str]:
     found = {}
     if large:
         found["whole"] = _nearest(large, 8)
-        larger = {k: r for k, r in large.items() if r > large[found["whole"]]}
+        larger = {k: r for k, r in large.items() if r >= max(8, large[found["whole"]])}
         if larger:
             found["part"] = _nearest(larger, 16)
     if small:
