@@ -62,7 +62,7 @@ class TinyD(Discriminator):
         if self.embed is not None:
             logits = logits + (self.embed(c) * pre_logits).sum(1, keepdim=True)
         features = {"conv1": conv1, "conv2": conv2, "pre_logits": pre_logits}
-        return Judged(logits if self.patches else logits[:, 0], {k: features[k] for k in want})
+        return Judged(logits if self.patches else logits[:, 0], {k: f for k, f in features.items() if k in want})
 
 
 def look(D, x: Tensor, view: View, T: Augment | None = None, rng: Rng | None = None, c: Tensor | None = None) -> Pass:

@@ -171,7 +171,7 @@ class Discriminator(seam.Discriminator):
         logits = torch.cat([logits, self.small_to_logits(y).flatten(1)], 1)                     # [B,50]
         if self.embed is not None:
             logits = logits + (self.embed(_labels(c, self.num_classes)) * x.mean((2, 3))).sum(1, keepdim=True)
-        return seam.Judged(logits, {k: features[k] for k in want})
+        return seam.Judged(logits, {k: f for k, f in features.items() if k in want})
 
 
 class _UpBlockComp(nn.Module):
