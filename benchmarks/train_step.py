@@ -56,10 +56,12 @@ def measure(recipe: str, args: argparse.Namespace) -> dict:
 
     from handful import catalog, config
     from handful.data import Dataset
+    from handful.ops.memory import keep_freed_memory
     from handful.train import choose
     from handful.train.fit import memory_gb
     from handful.train.loop import Trainer
 
+    keep_freed_memory()                                       # as the trainer does
     if args.threads:
         torch.set_num_threads(args.threads)
     device = torch.device(args.device)

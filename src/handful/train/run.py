@@ -17,6 +17,7 @@ from ..config import Config
 from ..errors import HandfulError, UsageError
 from ..files import load_checkpoint, write_text
 from ..infer.model import Model, load, pick_device
+from ..ops.memory import keep_freed_memory
 from . import checkpoint, choose, reduce
 from . import log as log_module
 from .fit import fit
@@ -77,8 +78,7 @@ def train(path: str | os.PathLike | None = None, recipe: str = "auto", out: str 
 
 def _start(lines: list[str], recipe: str, out: str | os.PathLike | None, device_name: str, dry_run: bool,
            init_from: str | os.PathLike | None, report: bool, quiet: bool, say: Callable[[str], None]) -> Run:
-    device = pick_device(device_name)
-    rank, world = reduce.start(device)
+    device, rank, world = _join(device_name)
     say = say if rank == 0 else (lambda line: None)
     asked = config_module.assign({}, lines)
     place = asked.get("data", {})
@@ -110,8 +110,7 @@ def _start(lines: list[str], recipe: str, out: str | os.PathLike | None, device_
 def _resume(folder: Path, lines: list[str], device_name: str, dry_run: bool, report: bool, quiet: bool, say: Callable[[str], None]) -> Run:
     if not (folder / "config.json").exists():
         raise UsageError(f"{folder} is not a run folder: it has no config.json")
-    device = pick_device(device_name)
-    rank, world = reduce.start(device)
+    device, rank, world = _join(device_name)
     say = say if rank == 0 else (lambda line: None)
     old = config_module.read(folder / "config.json")
     config = config_module.resolved(config_module.parse(config_module.assign(config_module.to_tree(old), lines)))
@@ -155,6 +154,14 @@ def _run(trainer: Trainer, folder: Path, sec: float, report: bool, quiet: bool, 
 
         write_report(folder)
     return Run(folder, finished)
+
+
+def _join(device_name: str) -> tuple[torch.device, int, int]:
+    """The device, and this process's place among those that train together."""
+    device = pick_device(device_name)
+    if device.type == "cpu":
+        keep_freed_memory()
+    return device, *reduce.start(device)
 
 
 class _Silent:
