@@ -97,6 +97,21 @@ def test_set_reaches_into_methods_and_drops_terms():
         config.assign(tree, ["train.batch.x=1"])
 
 
+@pytest.mark.parametrize("setting, why", [
+    ("terms=5", "terms=5: must be terms by name"), ("terms.r1=0.5", "terms.r1=0.5: must name a method"), ("g=null", "g=None: must name a method"),
+    ("terms.r1.name=x", "'r1' has no setting 'name'"), ("terms.a/b.use=r1", "can't be called 'a/b'"), ("loss=hing", "unknown loss 'hing'"),
+    ("loss=tiny:look", "'tiny:look' is not a class"), ("g.resolution=128", "g.resolution follows from the data; set data.resolution"),
+    ("train.kimg=Infinity", "train.kimg=inf: input should be a finite number"), ("optim_d.betas=[0,2]", "optim_d.betas.1=2: input should be less"),
+    ("data.resolution=abc", r"^data.resolution='abc': input should be a valid integer[^;]*$"), ("data.resolution=0", "greater than or equal to 4$")])
+def test_what_makes_no_sense_is_said_in_a_line(setting, why):
+    with pytest.raises(UsageError, match=why):
+        tiny_config(setting)
+
+
+def test_a_square_is_one_number():
+    assert tiny_config("data.resolution=[32,32]").data.resolution == 32 and tiny_config("data.resolution=[32,64]").data.resolution == (32, 64)
+
+
 @given(st.lists(st.one_of(st.integers(), st.text())))
 def test_seeds_are_positive_63_bit(parts):
     assert 0 <= rng.derive(*parts) < 2**63

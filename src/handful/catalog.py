@@ -22,7 +22,7 @@ class Use:
 
     __slots__ = ("kwargs", "name")
 
-    def __init__(self, name: str, **kwargs: Any) -> None:
+    def __init__(self, name: str, /, **kwargs: Any) -> None:
         self.name, self.kwargs = name, kwargs
 
     def __repr__(self) -> str:
@@ -51,7 +51,7 @@ def load(kind: str, name: str) -> Any:
     if ":" in name or "." in name:
         return _outside(kind, name)
     if name not in names(kind):
-        raise UsageError(f"unknown {kind.rstrip('s')} '{name}'{nearest(name, names(kind))}")
+        raise UsageError(f"unknown {_one(kind)} '{name}'{nearest(name, names(kind))}")
     module = importlib.import_module(f"handful.{kind}.{name}")
     return module if kind == "arch" else _one_class(module, name)
 
@@ -59,7 +59,10 @@ def load(kind: str, name: str) -> Any:
 def part(kind: str, name: str, which: str) -> type:
     """A class of an architecture's file: which is "Generator" or "Discriminator"; any other kind has one class."""
     found = load(kind, name)
-    return found if inspect.isclass(found) else getattr(found, which)
+    found = found if inspect.isclass(found) or not which else getattr(found, which, None)
+    if not inspect.isclass(found):
+        raise UsageError(f"{_one(kind)} '{name}' is not a class; write it as package.module:Class")
+    return found
 
 
 def check(kind: str, use: Use, where: str, which: str = "") -> None:
@@ -67,8 +70,10 @@ def check(kind: str, use: Use, where: str, which: str = "") -> None:
     cls = part(kind, use.name, which)
     known = keywords(cls)
     for key, value in use.kwargs.items():
+        if key in _FILLED_IN:
+            raise UsageError(f"{where}.{key} follows from the data; set data.{key if key != 'num_classes' else 'labels'} instead")
         if key not in known:
-            raise UsageError(f"{where}: '{use.name}' has no setting '{key}'{nearest(key, known)}")
+            raise UsageError(f"{where}: '{use.name}' has no setting '{key}'{nearest(key, set(known) - set(_FILLED_IN))}")
         _typed(known[key], value, f"{where}.{key}")
     for key, parameter in known.items():
         if parameter.default is inspect.Parameter.empty and key not in use.kwargs and key not in _FILLED_IN:
@@ -110,12 +115,16 @@ def _typed(parameter: inspect.Parameter, value: Any, where: str) -> Any:
         raise UsageError(f"{where}={value!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}") from None
 
 
+def _one(kind: str) -> str:
+    return "loss" if kind == "losses" else kind.removesuffix("s")
+
+
 def _outside(kind: str, name: str) -> Any:
     module_name, _, attribute = name.replace(":", ".").rpartition(".")
     try:
         return getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(f"{kind.rstrip('s')} '{name}' can't be imported ({error}); write it as package.module:Class") from None
+        raise UsageError(f"{_one(kind)} '{name}' can't be imported ({error}); write it as package.module:Class") from None
 
 
 def _one_class(module: Any, name: str) -> Any:

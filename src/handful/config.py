@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 
 from . import catalog
 from .catalog import Use
@@ -22,22 +22,29 @@ def _to_use(value: Any) -> Any:
     if isinstance(value, Mapping):
         if not isinstance(value.get("use"), str):
             raise ValueError('must name a method: {"use": NAME, ...}')
-        return Use(**{"name" if k == "use" else k: v for k, v in value.items()})
+        return Use(value["use"], **{k: v for k, v in value.items() if k != "use"})
+    if not isinstance(value, str | Use):
+        raise ValueError('must name a method: {"use": NAME, ...}')
     return Use(value) if isinstance(value, str) else value
 
 
 UseField = Annotated[Use, BeforeValidator(_to_use), PlainSerializer(lambda u: {"use": u.name, **u.kwargs})]
 
 
+Side = Annotated[int, Field(ge=4)]                            # pixels
+Sides = Annotated[Side | tuple[Side, Side], AfterValidator(lambda r: r[0] if isinstance(r, tuple) and r[0] == r[1] else r)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, validate_default=True, allow_inf_nan=False)
 
 
 class Data(Section):
     """What is trained on, and how a file becomes a tensor."""
 
     path: str = Field("", description="as typed: a folder or a zip")
-    resolution: int | tuple[int, int] = Field(256, description="pixels; or [height, width]")
+    resolution: Sides = Field(256, description="pixels; or [height, width]")
     channels: Literal[1, 3] = Field(3, description="grey or colour")
     fit: Literal["crop", "pad", "stretch"] = Field("crop", description="how another aspect ratio becomes this one")
     filter: Literal["lanczos", "box", "bicubic", "bilinear", "nearest"] = Field("lanczos", description="resize filter; it moves FID")
@@ -55,10 +62,10 @@ class Optim(Section):
     """Adam."""
 
     lr: float = Field(2e-4, gt=0)
-    betas: tuple[float, float] = (0.5, 0.999)
+    betas: tuple[Beta, Beta] = (0.5, 0.999)
     eps: float = Field(1e-8, gt=0)
     warmup_kimg: float = Field(0.0, ge=0, description="the learning rate rises linearly over this")
-    decay_from_kimg: float | None = Field(None, description="from here it falls linearly to 0 at the end of the run")
+    decay_from_kimg: float | None = Field(None, ge=0, description="from here it falls linearly to 0 at the end of the run")
 
 
 class Ema(Section):
@@ -66,7 +73,7 @@ class Ema(Section):
 
     decay: float | None = Field(0.999, ge=0, lt=1, description="per iteration; or give halflife_kimg")
     halflife_kimg: float | None = Field(None, gt=0)
-    rampup: float | None = Field(None, description="half-life at most this share of the images seen (StyleGAN2: 0.05)")
+    rampup: float | None = Field(None, gt=0, description="half-life at most this share of the images seen (StyleGAN2: 0.05)")
     start_kimg: float = Field(0.0, ge=0, description="until here the average is the generator itself")
     buffers: Literal["standing", "copy", "ema"] = Field(
         "standing", description="batch-norm statistics of the average: measured on its own samples before use; the live ones; averaged")
@@ -88,7 +95,7 @@ class Train(Section):
         ["real", "fake_d", "fake_g"], description="where the augmentation acts; the paper's failure cases leave some out")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
-    guard_kimg: float = Field(4.0, gt=0, description="non-finite gradients in this stretch of steps, without a good one, roll the run back")
+    guard_kimg: float = Field(4.0, gt=0, description="non-finite gradients for so long, at most a tenth of the run, roll it back")
 
 
 class Periodic(Section):
@@ -124,13 +131,21 @@ class Config(Section):
 _METHODS = {"g": ("arch", "Generator"), "d": ("arch", "Discriminator"), "augment": ("augment", ""), "loss": ("losses", "")}
 
 
+def sections(tree: Mapping[str, Any], *names: str) -> Config:
+    """Sections of a tree, checked by themselves before the rest is known; all else at its default. Raises UsageError."""
+    return _validated({name: tree[name] for name in names if name in tree})
+
+
 def parse(tree: Mapping[str, Any]) -> Config:
     """A checked configuration from a plain tree; every fault is named in one UsageError."""
-    tree = {**tree, "terms": {k: _named(k, v) for k, v in (tree.get("terms") or {}).items() if v is not None}}
-    try:
-        config = Config.model_validate(tree)
-    except ValidationError as error:
-        raise UsageError("; ".join(_fault(e) for e in error.errors())) from None
+    terms = tree.get("terms") or {}
+    if not isinstance(terms, Mapping):
+        raise UsageError(f"terms={terms!r}: must be terms by name, e.g. --set terms.r1.gamma=1")
+    for name in terms:
+        if not str(name).isidentifier():                     # it is part of names in the log and in checkpoints
+            raise UsageError(f"a term can't be called '{name}'; give it a name of letters and digits, and the method by terms.NAME.use")
+    tree = {**tree, "terms": {k: _named(k, v) for k, v in terms.items() if v is not None}}
+    config = _validated(tree)
     for name, (kind, which) in _METHODS.items():
         catalog.check(kind, getattr(config, name), name, which)
     for key, use in config.terms.items():
@@ -219,6 +234,16 @@ def differences(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
     return {k: (fa.get(k), fb.get(k)) for k in sorted(fa.keys() | fb.keys()) if fa.get(k) != fb.get(k)}
 
 
+def _validated(tree: Mapping[str, Any]) -> Config:
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        told: dict[str, str] = {}
+        for where, text in map(_fault, error.errors()):
+            told.setdefault(where, text)
+        raise UsageError("; ".join(told.values())) from None
+
+
 def _named(key: str, value: Any) -> Any:
     return {"use": key, **value} if isinstance(value, Mapping) and "use" not in value else value
 
@@ -235,11 +260,13 @@ def _flat(tree: Any, path: str = "") -> dict[str, Any]:
     return {path: tree}
 
 
-def _fault(error: Mapping[str, Any]) -> str:
-    where = ".".join(str(part) for part in error["loc"])
+def _fault(error: Mapping[str, Any]) -> tuple[str, str]:
+    """(the setting, what is wrong with it); of the alternatives of one setting, each has a fault, and the first is told."""
+    where = ".".join(str(part) for part in (error["loc"] if error["loc"][:2] != ("data", "resolution") else error["loc"][:2]))
     if error["type"] == "extra_forbidden":
         section: Any = Config
         for part in error["loc"][:-1]:
             section = section.model_fields[part].annotation
-        return f"unknown setting '{where}'{nearest(str(error['loc'][-1]), section.model_fields)}"
-    return f"{where}={error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+        return where, f"unknown setting '{where}'{nearest(str(error['loc'][-1]), section.model_fields)}"
+    problem = error["msg"].removeprefix("Value error, ")
+    return where, f"{where}={error['input']!r}: {problem[0].lower()}{problem[1:]}"

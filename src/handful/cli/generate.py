@@ -46,7 +46,7 @@ def parse_seeds(text: str) -> list[int]:
     out: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
+        if not first.isdecimal() or (dash and not last.isdecimal()):
             raise UsageError(f"--seeds {text}: '{part.strip()}' is neither a number nor a range; write e.g. 0-63 or 1,5,9-12")
         low, high = check_seed(int(first)), check_seed(int(last or first))
         if high < low:

@@ -70,22 +70,22 @@ class Model:
         rows = [np.random.RandomState(check_seed(s)).randn(1, self.generator.z_dim) for s in seeds]
         return torch.from_numpy(np.concatenate(rows)).float().to(self.device)
 
-    def label(self, label: str | int | None, count: int) -> Tensor | None:
-        """c [count] for a class by name or number; None: the classes in turn. Raises UsageError with the nearest name."""
+    def label(self, label: str | int | None, seeds: Sequence[int]) -> Tensor | None:
+        """c [N] for a class by name or number; None: the classes in turn, each seed having its own. Raises UsageError with the nearest name."""
         n, names = self.generator.num_classes, self.class_names
         if n == 0:
             if label is not None:
                 raise UsageError(f"--class {label}: this model was trained without classes; leave it out")
             return None
         if label is None:
-            return torch.arange(count, device=self.device) % n
+            return torch.tensor(seeds, device=self.device) % n
         if str(label) in names:
             index = names.index(str(label))
         elif str(label).isdigit() and int(label) < n:
             index = int(label)
         else:
             raise UsageError(f"no class '{label}'{nearest(str(label), names or [str(i) for i in range(n)])}")
-        return torch.full((count,), index, device=self.device)
+        return torch.full((len(seeds),), index, device=self.device)
 
     def sample(self, seeds: Iterable[int], truncation: float = 1.0, label: str | int | None = None, batch: int = 16) -> np.ndarray:
         """Pictures, uint8 [N, H, W, C] in 0..255. truncation: 1 none, 0 the average picture; scales z where there is no mapping network."""
@@ -98,7 +98,7 @@ class Model:
     def stream(self, seeds: Iterable[int], truncation: float = 1.0, label: str | int | None = None, batch: int = 16) -> Iterator[np.ndarray]:
         """`sample`, a batch at a time."""
         seeds = [check_seed(s) for s in seeds]
-        c = self.label(label, len(seeds))
+        c = self.label(label, seeds)
         for at in range(0, len(seeds), batch):
             some = seeds[at:at + batch]
             z = self.latents(some) * truncation

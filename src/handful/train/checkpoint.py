@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from .. import config as config_module
@@ -41,4 +42,11 @@ def save_model(path: Path, config: Config, G_ema: torch.nn.Module, images_seen: 
     """model.safetensors: the averaged generator alone, with the configuration in its metadata."""
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in G_ema.state_dict().items()}
     metadata = {"format": "pt", "handful": str(FORMAT), "config": config_module.dumps(config), "images_seen": str(images_seen)}
-    atomic(path, lambda p: save_file(tensors, p, metadata))
+
+    def write(p: Path) -> None:
+        try:
+            save_file(tensors, p, metadata)
+        except SafetensorError as error:                     # it wraps what the disk says
+            raise OSError(str(error)) from error
+
+    atomic(path, write)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ def choose(recipe: str, scanned: Scan, device: torch.device, asked: Mapping[str,
     """The recipe, chosen where it is "auto". asked: what the user set, as a tree; it always wins."""
     why = []
     res = asked.get("data", {}).get("resolution")
+    res = min(res) if isinstance(res, list) else res             # recipes compute with one number
     if recipe == "auto":
         recipe, reason = _pick(scanned, device, res)
         why.append(reason)
@@ -107,8 +107,11 @@ class Estimate:
     line: str
 
 
-def estimate(config: Config, device: torch.device) -> Estimate:
-    """Runs a few steps of the run itself on noise and extrapolates. Costs a few seconds (at most about twice PROBE_SEC)."""
+def estimate(config: Config, device: torch.device, rank: int = 0, world: int = 1) -> Estimate:
+    """Runs a few steps of the run itself on noise and extrapolates. Costs a few seconds (at most about twice PROBE_SEC).
+
+    All processes of a run take part, and take the same number of steps.
+    """
     from .fit import memory_gb
     from .loop import Trainer
 
@@ -122,10 +125,10 @@ def estimate(config: Config, device: torch.device) -> Estimate:
     small = config.model_copy(deep=True)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    trainer = Trainer(small, noise, device, precision=precision(t.precision, device))
+    trainer = Trainer(small, noise, device, rank=rank, world=world, precision=precision(t.precision, device))
     _wait(device)
     times: list[float] = []
-    while not times or (len(times) < 4 and sum(times) < PROBE_SEC / 2):
+    while len(times) < 2 if world > 1 else not times or (len(times) < 4 and sum(times) < PROBE_SEC / 2):
         start = time.perf_counter()
         trainer.step()
         _wait(device)
@@ -135,7 +138,8 @@ def estimate(config: Config, device: torch.device) -> Estimate:
     speed = shown / per_step
     sec = t.kimg * 1000 / speed
     memory = memory_gb(device)
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)        # the run counts its own
     note = " (uncompiled; compiled it will be faster)" if compiles(t.compile, device) else ""
     line = (f"{t.kimg:g} kimg at about {speed:.3g} images/s on {machine(device)}{f' x {world}' if world > 1 else ''}: {duration(sec)}, "
             f"{memory:.1f} GB of memory{note}")
@@ -152,7 +156,7 @@ def _wait(device: torch.device) -> None:
 def machine(device: torch.device) -> str:
     """The device in words."""
     if device.type == "cuda":
-        return torch.cuda.get_devicemachine(device)
+        return torch.cuda.get_device_name(device)
     return f"{torch.get_num_threads()} CPU threads" if device.type == "cpu" else "the Apple GPU"
 
 
