@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from handful import catalog
+from handful import HandfulError, catalog
 from handful.rng import Rng, derive
 from handful.seam import Context, Needs, Result, Term, View
 from handful.terms import R1
@@ -193,6 +194,51 @@ def test_touching_what_was_not_declared_names_the_line_to_add():
         trainer.step()
 
 
+def test_features_that_were_not_declared_name_the_line_to_add():
+    class Greedy(Term):
+        def needs(self, side):
+            return Needs(real=View(logits=True)) if side == "d" else None
+
+        def forward(self, ctx: Context):
+            return Result(ctx.real.features["conv1"].mean())
+
+    trainer = tiny_trainer()
+    trainer.terms["greedy"] = Greedy()
+    trainer.plan = phases(trainer.terms, "dg")
+    with pytest.raises(RuntimeError, match=r"term 'greedy'.*add features=frozenset\(\{\"conv1\"\}\)"):
+        trainer.step()
+
+
+@pytest.mark.parametrize("networks", [{"g": {"use": "fastgan", "ngf": 4, "z_dim": 8}}, {"d": {"use": "fastgan", "ndf": 4}}], ids=str)
+def test_a_generator_may_make_scales_that_the_discriminator_does_not_take(networks):
+    trainer = tiny_trainer("data.resolution=32", "train.joint=true", "terms.r2.gamma=1.0", "terms.r1.gamma=1.0",
+                           dataset=noise_set(resolution=32), **DIFFAUG, **networks)
+    assert torch.isfinite(weights(run_steps(trainer, 2))).all() and trainer.take_log()["d/bad_grads"] == 0
+
+
+def test_a_larger_batch_of_g_runs_at_once():
+    trainer, seen = tiny_trainer("train.g_batch=16"), []
+    trainer.nets.G.register_forward_hook(lambda module, args, out: seen.append(len(out.image)))
+    trainer.step()
+    assert seen == [8, 16]
+
+
+def test_frozen_parameters_stay_frozen():
+    trainer = tiny_trainer()
+    trainer.nets.D.stem.requires_grad_(False)
+    trainer.optim["d"] = optim.build("d", trainer.nets.D, trainer.terms, trainer.config.optim_d, trainer.plan)
+    before = trainer.nets.D.stem.weight.clone(), trainer.nets.D.conv2.weight.clone()
+    run_steps(trainer, 2)
+    assert torch.equal(trainer.nets.D.stem.weight, before[0]) and not torch.equal(trainer.nets.D.conv2.weight, before[1])
+
+
+@pytest.mark.parametrize("setting, why", [("terms.train.use=r1", "'train': that name is taken"), ("terms.adv.use=r1", "'adv'"),
+                                          ("terms.G.use=r1", "'G'"), ("terms.x.use=tiny:TinyG", "is not a Term"), ("terms.r1.every=0", "1 or more")])
+def test_terms_that_can_not_be_are_refused(setting, why):
+    with pytest.raises(HandfulError, match=why):
+        tiny_trainer(setting)
+
+
 @pytest.mark.parametrize("where, changed", [(["real"], 1), (["real", "fake_d"], 2), (["real", "fake_d", "fake_g"], 3), ([], 0)])
 def test_augmentation_acts_where_it_is_told_to(where, changed):
     touched = set()
@@ -331,9 +377,27 @@ def test_non_finite_gradients_are_zeroed_and_counted():
     trainer.plan = phases(trainer.terms, "dg")
     trainer.step()
     assert trainer.take_log()["d/bad_grads"] == 0
-    trainer.step()
+    run_steps(trainer, 3)
     assert torch.isfinite(weights(trainer)).all()
-    assert trainer.take_log()["d/bad_grads"] > 0
+    assert trainer.take_log()["d/bad_grads"] == 1 and trainer.stuck == ()                # steps, not tensors
+    trainer.iteration = 1
+    trainer.step()
+    assert trainer.take_log()["d/bad_grads"] == 1 and trainer.stuck == ("d",)
+
+
+def test_one_bad_batch_reaches_no_state():
+    trainer = tiny_trainer("terms.lecam.start=0", "augment=none")
+    image = trainer.dataset.batch
+
+    def poisoned(index, flip, device):
+        x, c = image(index, flip, device)
+        return (x * float("nan") if trainer.iteration == 1 else x), c
+
+    trainer.dataset.batch = poisoned
+    run_steps(trainer, 3)
+    log = trainer.take_log()
+    assert torch.isfinite(weights(trainer)).all() and log["d/bad_grads"] == 1
+    assert all(map(math.isfinite, log.values()))
 
 
 def test_out_of_memory_halves_the_micro_batch_and_says_so():

@@ -6,7 +6,7 @@ network once per micro-batch, multiplies lazy terms, reduces over processes and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -147,6 +147,18 @@ class Augmented:
     params: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+class _Declared(dict):
+    """Features by name; one that was not declared is an error that names the line to add."""
+
+    def __init__(self, features: Mapping[str, Tensor], must: Callable[[bool, str], None]) -> None:
+        super().__init__(features)
+        self._must = must
+
+    def __missing__(self, name: str) -> Tensor:
+        self._must(False, f'features=frozenset({{"{name}"}})')
+        raise KeyError(name)
+
+
 @dataclass(frozen=True)
 class Pass:
     """One shared forward pass through the discriminator, and the gradients that several terms may ask of it.
@@ -184,10 +196,8 @@ class Pass:
 
     @property
     def features(self) -> Mapping[str, Tensor]:
-        missing = set(self.judged.features) - self.view.features
-        if missing:
-            return {k: v for k, v in self.judged.features.items() if k in self.view.features}
-        return self.judged.features
+        """By name, in the precision that D ran in."""
+        return _Declared({k: v for k, v in self.judged.features.items() if k in self.view.features}, self._must)
 
     def pixel_grad(self, at: At = "x_in") -> Tensor:
         """d(sum_i D(x_i))/dx, fp32 [B,C,H,W], with graph; memoised.

@@ -21,7 +21,8 @@ from .log import Log
 from .loop import Trainer
 
 EXPLODED = 1e6                       # a logit or loss beyond this is not coming back
-LATEST_REPLAY = 1                    # how often a run may be rolled back
+ROLL_BACKS = 1                       # how often a session may go back
+STOP_EVERY = 10                      # iterations between two looks at the other processes' wish to stop: each costs a wait for the device
 
 
 class Stop:
@@ -36,10 +37,11 @@ def fit(trainer: Trainer, folder: Path, log: Log, *, sec_before: float = 0.0) ->
     folder: the run's; sec_before: training time of earlier sessions, in seconds.
     """
     config, first = trainer.config, trainer.rank == 0
-    total = math.ceil(config.train.kimg * 1000)
+    total = to_images(config.train.kimg)
     started, images_before = time.perf_counter(), trainer.images_seen
     tick, tick_images = started, trainer.images_seen
-    rolled_back = 0
+    patience = to_images(min(config.train.guard_kimg, config.train.kimg / 10))
+    rolled_back, good = 0, trainer.images_seen            # good: until here the numbers were sound
     with _signals() as stop:
         if first and trainer.images_seen == 0:
             _preview(trainer, folder)
@@ -54,13 +56,15 @@ def fit(trainer: Trainer, folder: Path, log: Log, *, sec_before: float = 0.0) ->
             done = now >= total
             halt = done or _agreed(stop.asked, trainer)
             sec = sec_before + time.perf_counter() - started
-            if _due(before, now, config.every.log_kimg) or halt:
+            saving = _due(before, now, config.every.checkpoint_kimg)
+            if _due(before, now, config.every.log_kimg) or saving or halt:        # nothing is saved unlooked at
                 values = trainer.take_log()
-                trouble = _trouble(values, (now - tick_images) / trainer.batch)
-                if trouble:
+                trouble, exploded = _trouble(values, trainer.stuck)
+                good = good if trouble else now
+                if exploded or now - good >= patience and trouble:
                     rolled_back += 1
-                    _roll_back(trainer, folder, log, trouble, again=rolled_back <= LATEST_REPLAY)
-                    tick, tick_images = time.perf_counter(), trainer.images_seen
+                    _roll_back(trainer, folder, log, trouble, again=rolled_back <= ROLL_BACKS)
+                    tick, tick_images, good = time.perf_counter(), trainer.images_seen, trainer.images_seen
                     continue
                 speed = (now - tick_images) / max(time.perf_counter() - tick, 1e-9)
                 if first:
@@ -69,7 +73,7 @@ def fit(trainer: Trainer, folder: Path, log: Log, *, sec_before: float = 0.0) ->
                 tick, tick_images = time.perf_counter(), now
             if first and (_due(before, now, config.every.preview_kimg) or done):
                 _preview(trainer, folder)
-            if first and (_due(before, now, config.every.checkpoint_kimg) or halt):
+            if first and (saving and good == now or halt):
                 _save(trainer, folder, sec)
             if halt:
                 return done
@@ -78,30 +82,36 @@ def fit(trainer: Trainer, folder: Path, log: Log, *, sec_before: float = 0.0) ->
     return True
 
 
+def to_images(kimg: float) -> int:
+    """kimg in images, without the crumbs of binary fractions (0.07 * 1000 > 70)."""
+    return round(kimg * 1000)
+
+
 def _due(before: int, now: int, every_kimg: float) -> bool:
     """True when a multiple of the interval lies in (before, now]: a function of the counts, so that a resumed run keeps the same beat."""
-    every = every_kimg * 1000
-    return math.floor(now / every) > math.floor(before / every)
+    every = max(to_images(every_kimg), 1)
+    return now // every > before // every
 
 
 def _agreed(asked: bool, trainer: Trainer) -> bool:
     """Any rank's wish to stop is everybody's: else the others would wait in a collective for ever."""
-    if trainer.world == 1:
-        return asked
+    if trainer.world == 1 or trainer.iteration % STOP_EVERY:
+        return asked and trainer.world == 1
     flag = torch.tensor(float(asked), device=trainer.device)
     torch.distributed.all_reduce(flag)
     return bool(flag > 0)
 
 
-def _trouble(values: dict[str, float], steps: float) -> str | None:
-    """What is wrong with this stretch of the log, in words; None when nothing is."""
+def _trouble(values: dict[str, float], stuck: tuple[str, ...]) -> tuple[str, bool]:
+    """What is wrong with this stretch of the log, in words, "" when nothing is; and whether waiting is useless, because it exploded."""
+    watched = {k: v for k, v in values.items() if k.split("/")[-1].startswith(("loss", "logits"))}
+    for key, value in watched.items():
+        if abs(value) > EXPLODED:
+            return f"{key} is {value:.3g}", True
     for side, name in (("d", "the discriminator"), ("g", "the generator")):
-        if values.get(f"{side}/bad_grads", 0) >= max(steps, 1):
-            return f"the gradients of {name} are not finite"
-    for key, value in values.items():
-        if key.split("/")[-1].startswith(("loss", "logits")) and (not math.isfinite(value) or abs(value) > EXPLODED):
-            return f"{key} is {value:.3g}"
-    return None
+        if side in stuck:
+            return f"the gradients of {name} are not finite", False
+    return next((f"{key} is {value}" for key, value in watched.items() if math.isnan(value)), ""), False
 
 
 def _roll_back(trainer: Trainer, folder: Path, log: Log, trouble: str, *, again: bool) -> None:
@@ -109,10 +119,10 @@ def _roll_back(trainer: Trainer, folder: Path, log: Log, trouble: str, *, again:
     found = checkpoint.all_of(folder)
     if not again or not found:
         raise HandfulError(f"training broke down at {trainer.images_seen} images: {trouble}; {remedy}, then resume")
-    trainer.load_state_dict(load_checkpoint(found[0], trainer.device))
+    detours = trainer.detours + 1
+    trainer.load_state_dict(load_checkpoint(found[0]))
+    trainer.detours = detours                             # other latents and augmentations than those that led here
     log.say(f"{trouble}: back to {found[0].name}, once; if it happens again the run stops", trainer.images_seen)
-    trainer.config.seed += 1                              # other latents and augmentations than those that led here
-    trainer._log.clear()
 
 
 @torch.no_grad()

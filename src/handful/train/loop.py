@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
@@ -38,8 +39,10 @@ class Trainer:
         for name, batch in (("train.batch", self.batch), ("train.g_batch", self.g_batch)):
             if batch % world:
                 raise HandfulError(f"{name}={batch} can't be shared by {world} processes; take a multiple of {world}")
-        self.micro_batch = min(config.train.micro_batch or self.batch, max(self.batch, self.g_batch) // world)
+        largest = max(self.batch, self.g_batch)
+        self.micro_batch = min(config.train.micro_batch or largest, largest // world)
         self.sampler = Sampler(len(dataset), derive(config.seed, "order"))
+        self.labels = None if dataset.labels is None else dataset.labels.to(device)       # once: copying them in a step would stall it
         self.nets = self._networks(precision, compile)
         self.terms = nn.ModuleDict(self._terms())
         self.plan = phases(self.terms, config.train.order)
@@ -49,8 +52,10 @@ class Trainer:
             "d": optim.build("d", self.nets.D, self.terms, config.optim_d, self.plan)}
         self.scale = FP16_LOSS_SCALE if precision == "fp16" else 1.0
         self.images_seen = self.iteration = 0
+        self.detours = 0                                  # roll-backs so far: each goes on with other latents and augmentations
         self.notes = [n for t in self.terms.values() for n in getattr(t, "notes", ())]     # said aloud by whoever runs the loop
-        self._log: dict[str, list[Any]] = {}
+        self._log: dict[str, Tensor] = {}                 # sum and count by name, on the device
+        self.stuck: tuple[Side, ...] = ()
         self._shared: dict[int, tuple[Generated, Augmented]] = {}
         self._say_what_accumulation_changes()
 
@@ -72,10 +77,14 @@ class Trainer:
     def _terms(self) -> dict[str, Term]:
         out: dict[str, Term] = {ADVERSARIAL: Adversarial(catalog.build("losses", self.config.loss))}
         for name, use in self.config.terms.items():
-            if name == ADVERSARIAL:
-                raise HandfulError("a term can't be called 'adv': the adversarial loss has that name")
+            if name in (ADVERSARIAL, "G") or hasattr(nn.ModuleDict, name):
+                raise HandfulError(f"a term can't be called '{name}': that name is taken; choose another, and the method by terms.NAME.use")
             torch.manual_seed(derive(self.config.seed, "init", name))
             out[name] = catalog.build("terms", use)
+            if not isinstance(out[name], Term):
+                raise HandfulError(f"terms.{name}: '{use.name}' is not a Term")
+            if out[name].every < 1:
+                raise HandfulError(f"terms.{name}.every={out[name].every}: give a whole number of iterations, 1 or more")
             out[name].setup(self.nets)
             out[name].to(self.device)
         return out
@@ -125,12 +134,15 @@ class Trainer:
         active = tuple(n for n in phase.names if self.terms[n].active(phase.side, self.iteration, substep))
         if not active:
             return
-        while True:
+        done = None
+        while done is None:
             try:
-                sums, gather = self._accumulate(phase, active, at, substep)
-                break
+                done = self._accumulate(phase, active, at, substep)
             except torch.OutOfMemoryError:
+                pass
+            if done is None:                              # here, not above: the exception held on to what the attempt had allocated
                 self._halve()
+        sums, gather = done
         optimiser = self.optim[phase.side]
         parameters = [p for g in optimiser.param_groups for p in g["params"]]
         reduce.gradients(parameters, sums, self.world)
@@ -150,7 +162,7 @@ class Trainer:
         local = batch // self.world
         self._train_only(phase.side)
         self.optim[phase.side].zero_grad(set_to_none=True)
-        sums: dict[str, Tensor] = {}
+        samples: dict[str, list[Tensor]] = {}
         gather: dict[str, list[Tensor]] = {}
         for start in range(self.rank * local, (self.rank + 1) * local, self.micro_batch):
             slots = range(start, min(start + self.micro_batch, (self.rank + 1) * local))
@@ -165,23 +177,34 @@ class Trainer:
                 if result.loss is not None:
                     add = result.loss.float() * (phase.gain[name] * len(slots) / local)
                     total = add if total is None else total + add
-                    self._add(sums, f"loss_{name}" if name != ADVERSARIAL else "loss", result.loss.detach().float().expand(len(slots)))
+                    key = f"loss_{name}" if name != ADVERSARIAL else "loss"
+                    samples.setdefault(key, []).append(result.loss.detach().float().expand(len(slots)))
                 for key, value in result.stats.items():
-                    self._add(sums, f"{name}/{key}", value)
+                    value = value.detach().float()
+                    samples.setdefault(f"{name}/{key}", []).append(value.flatten(1).mean(1) if value.ndim > 1 else value)
                 for key, value in result.gather.items():
                     gather.setdefault(f"{name}/{key}", []).append(value.detach())
             if phase.side == "g" and phase.main:
                 for key, value in passes["fake"].generated.stats.items():
-                    self._add(sums, f"G/{key}", value)
+                    samples.setdefault(f"G/{key}", []).append(value.detach().float())
             if total is not None and total.requires_grad:
                 (total * self.scale).backward()
-        return sums, gather
+        return self._sums(samples), gather
 
     @staticmethod
-    def _add(sums: dict[str, Tensor], key: str, values: Tensor) -> None:
-        values = values.detach().float().flatten(1).mean(1) if values.ndim > 1 and key[:2] != "G/" else values.detach().float()
-        total = torch.cat([values.sum(0, keepdim=True).flatten(), values.new_full((1,), len(values))])
-        sums[key] = sums[key] + total if key in sums else total
+    def _sums(samples: Mapping[str, list[Tensor]]) -> dict[str, Tensor]:
+        """Per key the sum over samples and, as the last element, how many. What is not finite is left out: it must not reach any state."""
+        out: dict[str, Tensor] = {}
+        alike: dict[torch.Size, dict[str, Tensor]] = {}                       # few large operations rather than many small ones
+        for key, parts in samples.items():
+            values = torch.cat(parts) if len(parts) > 1 else parts[0]
+            alike.setdefault(values.shape, {})[key] = values
+        for group in alike.values():
+            values = torch.stack([v.reshape(len(v), -1) for v in group.values()])                      # [K,n,*]
+            finite = values.isfinite().all(2, keepdim=True)                                            # [K,n,1]
+            total = torch.where(finite, values, 0).sum(1)                                              # [K,*]
+            out |= zip(group, torch.cat([total, finite.sum(1)], 1).unbind())
+        return out
 
     @staticmethod
     def _seen_by(passes: Mapping[str, Pass], needs: Needs, name: str) -> dict[str, Pass]:
@@ -288,8 +311,9 @@ class Trainer:
                 aug = self._augmented(x, sources, rng, where)
             else:
                 aug = Augmented(aug.image.detach(), {k: v.detach() for k, v in aug.extra.items()}, aug.params)
-        return {"x": x, "x_in": aug.image, "extra": aug.extra or self.nets.D.extra_of(aug.image), "generated": generated,
-                "c": generated.c, "aug": aug, "sources": sources if need.fake.pixel_grad else {}}
+        extra = {k: aug.extra.get(k, v) for k, v in self.nets.D.extra_of(aug.image).items()}       # G may make scales that this D doesn't take
+        return {"x": x, "x_in": aug.image, "extra": extra, "generated": generated, "c": generated.c, "aug": aug,
+                "sources": {k: v for k, v in sources.items() if k in extra} if need.fake.pixel_grad else {}}
 
     def _shares(self, phase: Phase) -> bool:
         return self.config.train.share_fakes and phase.main and self.config.train.order == "dg"
@@ -305,42 +329,54 @@ class Trainer:
         if self.config.train.fake_labels == "classes":
             return rng.fork("labels").randint(self.nets.G.num_classes, n)
         entries = rng.fork("labels").randint(len(self.dataset), n)
-        return self.dataset.labels.to(self.device)[entries]
+        return self.labels[entries]
 
     def _rng(self, *key: object, batch: int, slots: range, device: torch.device | str | None = None) -> Rng:
-        return Rng(derive(self.config.seed, *key), device or self.device, batch, slots)
+        detour = ("detour", self.detours) if self.detours else ()
+        return Rng(derive(self.config.seed, *detour, *key), device or self.device, batch, slots)
 
     # ------------------------------------------------------------------------------------------------ after the step
 
     def _commit(self, phase: Phase, active: tuple[str, ...], sums: dict[str, Tensor], gather: dict[str, list[Tensor]]) -> None:
         batch = self.g_batch if phase.side == "g" else self.batch
-        together = reduce.gathered(gather, self.world)
+        together = {k: torch.nan_to_num(v, 0, 0, 0) if v.is_floating_point() else v for k, v in reduce.gathered(gather, self.world).items()}
         with torch.no_grad():
             for name in active:
-                means = {k.split("/", 1)[1]: v[0] / v[-1] for k, v in sums.items() if k.startswith(name + "/")}
+                means = {k.split("/", 1)[1]: v[0] / v[-1].clamp(min=1) for k, v in sums.items() if k.startswith(name + "/")}
                 values = {k.split("/", 1)[1]: v for k, v in together.items() if k.startswith(name + "/")}
                 self.terms[name].commit(phase.side, means, values, self.nets, batch)
             if phase.side == "g" and phase.main:
-                self.nets.G.commit({k[2:]: v[:-1] / v[-1] for k, v in sums.items() if k.startswith("G/")})
+                self.nets.G.commit({k[2:]: v[:-1] / v[-1].clamp(min=1) for k, v in sums.items() if k.startswith("G/")})
 
     def _note(self, phase: Phase, active: tuple[str, ...], sums: dict[str, Tensor], norm: Tensor, bad: Tensor) -> None:
         """Adds this step's means to the log, on the device; nothing is read back before `take_log`."""
-        values = {f"{phase.side}/{k.removeprefix(ADVERSARIAL + '/')}": v[0] / v[-1] for k, v in sums.items() if not k.startswith("G/")}
+        values = {f"{phase.side}/{k.removeprefix(ADVERSARIAL + '/')}": v for k, v in sums.items() if not k.startswith("G/")}
+        steps = torch.stack([norm, torch.ones_like(norm), bad.float(), torch.ones_like(norm)])
         if phase.main:
-            values |= {f"{phase.side}/grad_norm": norm}
-        values |= {f"{phase.side}/bad_grads": bad}
+            values[f"{phase.side}/grad_norm"] = steps[:2]
+        values[f"{phase.key}/bad_grads"] = steps[2:]
         for key, value in values.items():
-            entry = self._log.setdefault(key, [torch.zeros((), device=value.device), 0])
-            entry[0] += value.float()
-            entry[1] += 1
+            if key in self._log:
+                self._log[key] += value
+            else:
+                self._log[key] = value.clone()
 
     def take_log(self) -> dict[str, float]:
-        """Means since the last call (`bad_grads`: sums). The one place where the host waits for the device."""
+        """Means since the last call, NaN where there was nothing finite; `SIDE/bad_grads`: how many steps had gradients that weren't finite.
+
+        The one place where the host waits for the device. Afterwards `stuck` names the sides of which some phase had no good step at all.
+        """
+        self.stuck = ()
         if not self._log:
             return {}
-        keys = list(self._log)
-        totals = torch.stack([self._log[k][0].to(self.device) for k in keys]).tolist()
-        out = {k: t if k.endswith("bad_grads") else t / self._log[k][1] for k, t in zip(keys, totals)}
+        out: dict[str, float] = {}
+        for key, (total, count) in zip(self._log, torch.stack(list(self._log.values())).tolist()):
+            if key.endswith("bad_grads"):
+                side = key[0]
+                out[f"{side}/bad_grads"] = out.get(f"{side}/bad_grads", 0.0) + total
+                self.stuck += (side,) if total == count else ()
+            else:
+                out[key] = total / count if count else math.nan
         self._log.clear()
         return out
 
@@ -348,7 +384,8 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         n = self.nets
-        return {"progress": {"images_seen": self.images_seen, "iteration": self.iteration}, "G": n.G.state_dict(), "D": n.D.state_dict(),
+        progress = {"images_seen": self.images_seen, "iteration": self.iteration, "detours": self.detours}
+        return {"progress": progress, "G": n.G.state_dict(), "D": n.D.state_dict(),
                 "G_ema": n.G_ema.state_dict(), "augment": n.augment.state_dict(), "terms": self.terms.state_dict(),
                 "optim_g": self.optim["g"].state_dict(), "optim_d": self.optim["d"].state_dict()}
 
@@ -362,3 +399,4 @@ class Trainer:
             for group, now in zip(self.optim[side].param_groups, settings):
                 group.update({k: v for k, v in now.items() if k != "params"})      # settings are the configuration's, moments the file's
         self.images_seen, self.iteration = state["progress"]["images_seen"], state["progress"]["iteration"]
+        self.detours = state["progress"].get("detours", 0)

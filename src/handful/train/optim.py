@@ -15,7 +15,7 @@ from .plan import Phase, lazy_correction
 def build(side: Side, net: nn.Module, terms: Mapping[str, Term], settings: Optim, plan: list[Phase]) -> torch.optim.Adam:
     """One Adam: the network's parameters, then those of the terms that train on this side, each with its own settings where it has some."""
     c = lazy_correction(plan, side)
-    groups = [_group("net", net.parameters(), settings, c)]
+    groups = [_group("net", [p for p in net.parameters() if p.requires_grad], settings, c)]
     for name, term in terms.items():
         if term.needs(side) is None or (side == "g" and term.needs("d") is not None and "g" not in term.optim):
             continue                                     # a term's own parameters train on D's side unless it says otherwise
@@ -49,15 +49,16 @@ def schedule(optimiser: torch.optim.Optimizer, settings: Optim, images_seen: int
 
 @torch.no_grad()
 def guard(optimiser: torch.optim.Optimizer, scale: float) -> tuple[Tensor, Tensor]:
-    """Undoes the loss scale, zeroes non-finite gradients. Returns (norm of all gradients, number of tensors that held a non-finite value),
-    both on the device: nothing waits for them."""
+    """Undoes the loss scale, zeroes non-finite gradients. Returns (norm of the finite gradients, 1 if any was not finite, else 0), both on
+    the device: nothing waits for them."""
     grads = [p.grad for g in optimiser.param_groups for p in g["params"] if p.grad is not None]
     if not grads:
-        return torch.zeros(()), torch.zeros(())
+        device = optimiser.param_groups[0]["params"][0].device
+        return torch.zeros((), device=device), torch.zeros((), device=device)
     if scale != 1:
         torch._foreach_mul_(grads, 1 / scale)
     norms = torch.stack(torch._foreach_norm(grads))
     finite = torch.isfinite(norms)
     for g in grads:
         torch.nan_to_num_(g, nan=0.0, posinf=0.0, neginf=0.0)
-    return torch.where(finite, norms, 0).square().sum().sqrt(), (~finite).sum()
+    return torch.where(finite, norms, 0).square().sum().sqrt(), (~finite).any()
