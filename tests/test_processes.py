@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import torch
 
-from making import noise_set, run_steps, tiny_trainer, weights
+from making import noise_set, picture_folder, run_steps, tiny_trainer, weights
 
 SETTINGS = ["terms.r1.gamma=1.0", "terms.r1.every=2", "terms.r1.own_step=true", "terms.lecam.update=after", "terms.lecam.start=0",
             "optim_g.eps=1e-3", "optim_d.eps=1e-3"]                          # eps: Adam must not blow rounding up where a gradient is nearly 0
@@ -18,7 +21,7 @@ OVER = {"augment": {"use": "diffaug", "policy": "color,translation,cutout"}, "g"
 
 def work(out: Path) -> None:
     """What each rank runs under torchrun."""
-    from handful.train import reduce
+    from handful.train import ema, reduce
 
     torch.set_num_threads(1)
     rank, world = reduce.start(torch.device("cpu"))
@@ -26,6 +29,8 @@ def work(out: Path) -> None:
     synced = tiny_trainer("data.resolution=64", dataset=noise_set(resolution=64), rank=rank, world=world, optim_g={"eps": 1e-3},
                           optim_d={"eps": 1e-3}, **FASTGAN)
     run_steps(synced, 2)
+    if rank == 0:                                                            # as before a preview: nobody else is there to answer
+        ema.standing(copy.deepcopy(synced.nets.G_ema), 2, 4)
     torch.save({"tiny": weights(trainer), "log": trainer.take_log(), "fastgan": weights(synced)}, out / f"rank{rank}.pt")
     torch.distributed.destroy_process_group()
 
@@ -48,6 +53,30 @@ def test_two_gloo_processes_equal_one(tmp_path):
                                     **FASTGAN), 2)
     off = (weights(synced) - a["fastgan"]).abs()
     assert off.max() < 1e-3 and off.mean() < 1e-6                            # without synchronised statistics the mean is 2e-3
+
+
+def test_gpus_starts_processes_that_stop_together_and_save(tmp_path):
+    """--gpus on the CPU: SIGINT to the command alone reaches all, the run is saved, the exit code is that of a stop."""
+    photos = picture_folder(tmp_path / "photos")
+    settings = [f"--set={s}" for s in ("g=tiny:TinyG", "d=tiny:TinyD", "terms={}", "loss=hinge", "every.log_kimg=0.04", "every.preview_images=4")]
+    line = [sys.executable, "-m", "handful", "train", str(photos), "--out", "run", "--gpus", "2", "--res", "16", "--batch", "4", "--kimg", "4000",
+            "--device", "cpu", "--recipe", "fastgan64_narrow", *settings]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    log = tmp_path / "run" / "log.jsonl"
+    with subprocess.Popen(line, env=env, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        until = time.monotonic() + 150
+        while process.poll() is None and time.monotonic() < until and not (log.exists() and "d/loss" in log.read_text()):
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=60)[0]
+    assert process.returncode == 130 and "go on with: handful train --resume run" in said, said
+    assert "x 2" in said and len(list((tmp_path / "run" / "checkpoints").glob("*.pt"))) == 2
+
+
+def test_gpus_says_a_fault_once(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "handful", "train", "nowhere", "--gpus", "2", "--device", "cpu"], cwd=tmp_path,
+                          capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "there is no folder or file" in done.stderr
 
 
 if __name__ == "__main__":

@@ -16,12 +16,20 @@ from PIL import Image
 import handful
 from handful import HandfulError, UsageError
 from handful.cli import group, run
+from handful.data import Dataset
+from handful.train import Run, checkpoint, choose
 from handful.train import fit as fit_module
+from handful.train import run as run_module
 from handful.train.loop import Trainer
-from making import picture_folder, weights
+from making import picture_folder, tiny_trainer, weights
 
 TINY = ["--res", "16", "--batch", "4", "--device", "cpu", "--set", "g=tiny:TinyG", "--set", "d=tiny:TinyD", "--set", "terms={}",
-        "--set", "loss=hinge", "--set", "every.preview_images=4", "--set", "every.checkpoint_kimg=0.04", "--set", "every.log_kimg=0.008", "--recipe", "fastgan64_narrow"]
+        "--set", "loss=hinge", "--set", "every.preview_images=4", "--set", "every.checkpoint_kimg=0.04", "--set", "every.log_kimg=0.008",
+        "--recipe", "fastgan64_narrow"]
+
+
+TINY_SETTINGS = {"g": "tiny:TinyG", "d": "tiny:TinyD", "terms": {}, "loss": "hinge", "every.preview_images": 4, "every.log_kimg": 0.008,
+                 "every.checkpoint_kimg": 0.04}
 
 
 def command(*args: str) -> int:
@@ -311,6 +319,104 @@ def test_a_run_that_breaks_goes_back_once_and_then_stops(photos, monkeypatch, ca
     assert torch.isfinite(torch.cat([v.flatten() for v in tensors(Path("run"), 0)["D"].values()])).all()
 
 
+def test_a_single_bad_step_is_no_reason_to_go_back(photos, monkeypatch):
+    batch, calls = Dataset.batch, []
+
+    def once(self, index, flip, device):
+        x, c = batch(self, index, flip, device)
+        calls.append(1)
+        return (x * float("nan") if len(calls) == 15 else x), c              # not in the four steps of the estimate
+
+    monkeypatch.setattr(Dataset, "batch", once)
+    run = handful.train(photos, "fastgan64_narrow", "run", kimg=0.08, res=16, batch=4, device="cpu", quiet=True, settings=TINY_SETTINGS)
+    assert sum(line.get("d/bad_grads", 0) + line.get("g/bad_grads", 0) for line in run.log()) == 1
+    assert not [line for line in run.log() if "note" in line]
+
+
+def test_after_a_roll_back_a_run_still_resumes_bit_for_bit(photos, monkeypatch):
+    step = Trainer.step
+
+    def breaking(self):
+        step(self)
+        if self.images_seen >= 20 and self.detours == 0 and self.config.data.count:
+            self.nets.D.stem.weight.data.fill_(float("nan"))
+
+    monkeypatch.setattr(Trainer, "step", breaking)
+    monkeypatch.setattr("handful.train.choose.estimate", lambda *args: choose.Estimate(1, 1, 1, ""))
+    how = dict(recipe="fastgan64_narrow", res=16, batch=4, device="cpu", quiet=True, settings=TINY_SETTINGS)
+    handful.train(photos, out="whole", kimg=0.08, **how)
+    handful.train(photos, out="parts", kimg=0.04, **how)
+    assert Run(Path("parts")).config().seed == 0 and tensors(Path("parts"), 40)["progress"]["detours"] == 1
+    handful.train(resume="parts", kimg=0.08, device="cpu", quiet=True)
+    assert same(tensors(Path("whole"), 80), tensors(Path("parts"), 80))
+
+
+def test_a_setting_that_came_later_does_not_stop_an_old_run(done):
+    tree = json.loads((done / "config.json").read_text())
+    del tree["g"]["noise"], tree["train"]["augment_at"]
+    (done / "config.json").write_text(json.dumps(tree))
+    assert command("train", "--resume", "run", "--kimg", "0.044", "--device", "cpu") == 0
+    assert tensors(done, 44)
+
+
+def test_two_runs_that_start_at_once_take_two_folders(photos, monkeypatch):
+    load, nested = run_module._load, []
+
+    def slow(config, say, quiet):
+        if not nested:                                                       # meanwhile, another one starts and ends
+            nested.append(1)
+            nested.append(handful.train(photos, **how).folder)
+        return load(config, say, quiet)
+
+    monkeypatch.setattr(run_module, "_load", slow)
+    how = dict(recipe="fastgan64_narrow", kimg=0, res=16, batch=4, device="cpu", quiet=True, settings=TINY_SETTINGS)
+    assert {handful.train(photos, **how).folder.name, nested[1].name} == {"photos-fastgan64_narrow", "photos-fastgan64_narrow-2"}
+    nested.clear()
+    how["out"] = "same"
+    with pytest.raises(UsageError, match="same exists and is not empty"):
+        handful.train(photos, **how)
+
+
+def test_lengths_are_whole_images():
+    assert 2.007 * 1000 > 2007 and fit_module.to_images(2.007) == 2007       # binary fractions
+    assert fit_module._due(1998, 2007, 2.007) and not fit_module._due(2007, 2016, 2.007) and fit_module._due(0, 1, 0.0001)
+
+
+def test_settings_of_the_wrong_shape(photos, capsys):
+    assert "data=5" in refused(capsys, "train", photos, "--set", "data=5")
+    assert "train=3" in refused(capsys, "train", photos, "--set", "train=3")
+    assert "data.labels=3" in refused(capsys, "train", photos, "--set", "data.labels=3")
+    assert "FastGAN makes square pictures" in refused(capsys, "train", photos, "--set", "data.resolution=[64,96]", "--device", "cpu")
+
+
+def test_the_class_of_a_seed_does_not_depend_on_its_batch(tmp_path):
+    data = picture_folder(tmp_path / "pets", classes=3)
+    run = handful.train(data, "fastgan64_narrow", "run", kimg=0, res=16, batch=4, labels="folders", device="cpu", quiet=True, settings=TINY_SETTINGS)
+    model = run.model()
+    assert model.label(None, [4, 5, 6]).tolist() == [1, 2, 0]
+    assert np.abs(model.sample([4]).astype(int) - model.sample(range(6))[4:5]).max() <= 1
+
+
+def test_a_disk_that_fills_up_within_a_model_file(tmp_path):
+    resource = pytest.importorskip("resource")
+    trainer = tiny_trainer()
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limit[1]))
+    try:
+        with pytest.raises(HandfulError, match=r"model.safetensors can't be written .*free some space"):
+            checkpoint.save_model(tmp_path / "model.safetensors", trainer.config, trainer.nets.G_ema, 0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_gpu_is_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA X")
+    assert choose.machine(torch.device("cuda")) == "NVIDIA X"
+
+
 def test_errors_in_python_are_exceptions_with_the_same_line(tmp_path):
     with pytest.raises(UsageError, match="name the images to train on"):
         handful.train()
@@ -319,6 +425,4 @@ def test_errors_in_python_are_exceptions_with_the_same_line(tmp_path):
 
 
 def test_weights_helper_sees_every_part(photos):
-    from making import tiny_trainer
-
     assert len(weights(tiny_trainer("terms.lecam.weight=1"))) > len(weights(tiny_trainer()))

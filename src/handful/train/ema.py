@@ -50,15 +50,15 @@ def standing(G: Generator, batches: int = STANDING_BATCHES, batch: int = STANDIN
     if not norms:
         return
     device = next(G.parameters()).device
-    kept = [m.momentum for m in norms]
+    kept = [(m.momentum, getattr(m, "sync", False)) for m in norms]
     for m in norms:
         m.train()
         m.reset_running_stats()
-        m.momentum = None                                # a plain average over the batches
+        m.momentum, m.sync = None, False                 # a plain average over the batches; and of one process: the others are not here
     rng = Rng(derive("standing statistics"), device)
     for _ in range(batches):
         c = rng.randint(G.num_classes, batch) if G.num_classes else None
         G(rng.randn(batch, G.z_dim), c, rng=rng)
-    for m, momentum in zip(norms, kept):
-        m.momentum = momentum
+    for m, (momentum, sync) in zip(norms, kept):
+        m.momentum, m.sync = momentum, sync
         m.eval()

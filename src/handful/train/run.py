@@ -20,12 +20,12 @@ from ..infer.model import Model, load, pick_device
 from ..ops.memory import keep_freed_memory
 from . import checkpoint, choose, reduce
 from . import log as log_module
-from .fit import fit
+from .fit import fit, to_images
 from .log import Log
 from .loop import Trainer
 
-MAY_CHANGE = ("train.kimg", "train.micro_batch", "train.precision", "train.compile", "every.", "optim_g.", "optim_d.", "data.path",
-              "data.skip_bad", "notes", "handful", "recipe")
+MAY_CHANGE = ("train.kimg", "train.micro_batch", "train.precision", "train.compile", "train.guard_kimg", "every.", "optim_g.", "optim_d.",
+              "data.path", "data.labels", "data.skip_bad", "notes", "handful", "recipe")
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,8 @@ def _start(lines: list[str], recipe: str, out: str | os.PathLike | None, device_
     device, rank, world = _join(device_name)
     say = say if rank == 0 else (lambda line: None)
     asked = config_module.assign({}, lines)
-    place = asked.get("data", {})
-    scanned = data.scan(place["path"], labels=place.get("labels"))
+    place = config_module.sections(asked, "data", "train").data
+    scanned = data.scan(place.path, labels=place.labels)
     choice = choose.choose(recipe, scanned, device, asked)
     config = config_module.parse(config_module.assign(choice.tree, lines))
     config.notes = choice.why
@@ -90,21 +90,21 @@ def _start(lines: list[str], recipe: str, out: str | os.PathLike | None, device_
         say(line)
     stem = data.locate(config.data.path).resolve().stem or "images"
     folder = Path(out) if out is not None else free_name(Path("runs"), f"{stem}-{config.recipe}")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} exists and is not empty; go on with it (handful train --resume {folder}) or name another --out")
+    if rank == 0 and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise _in_use(folder)
     if dry_run:
-        say(choose.estimate(config, device).line)
+        say(choose.estimate(config, device, rank, world).line)
         return Run(folder, finished=False)
     dataset = _load(config, say, quiet)
     config = config_module.resolved(_filled_in(config, dataset))
-    say(choose.estimate(config, device).line)
+    say(choose.estimate(config, device, rank, world).line)
     trainer = _trainer(config, dataset, device, rank, world)
     if init_from is not None:
         _start_from(trainer, init_from, say)
     if rank == 0:
-        _make(folder)
+        folder = _make(folder, named=out is not None)
         write_text(folder / "config.json", config_module.dumps(config))
-    return _run(trainer, folder, 0.0, report, quiet, say)
+    return _run(trainer, reduce.from_first(folder, world), 0.0, report, quiet, say)
 
 
 def _resume(folder: Path, lines: list[str], device_name: str, dry_run: bool, report: bool, quiet: bool, say: Callable[[str], None]) -> Run:
@@ -112,7 +112,7 @@ def _resume(folder: Path, lines: list[str], device_name: str, dry_run: bool, rep
         raise UsageError(f"{folder} is not a run folder: it has no config.json")
     device, rank, world = _join(device_name)
     say = say if rank == 0 else (lambda line: None)
-    old = config_module.read(folder / "config.json")
+    old = config_module.resolved(config_module.read(folder / "config.json"))      # settings that came later are at their defaults
     config = config_module.resolved(config_module.parse(config_module.assign(config_module.to_tree(old), lines)))
     changed = config_module.differences(old, config)
     refused = [k for k in changed if not k.startswith(MAY_CHANGE)]
@@ -120,7 +120,7 @@ def _resume(folder: Path, lines: list[str], device_name: str, dry_run: bool, rep
         what = "; ".join(f"{k} is {json.dumps(changed[k][0])}, not {json.dumps(changed[k][1])}" for k in refused)
         raise UsageError(f"{folder} can't go on with other settings: {what}; start a new run for these, with --init-from {folder}")
     for key, (was, now) in changed.items():
-        if key not in ("handful", "notes"):
+        if key != "notes":
             say(f"changed: {key} {json.dumps(was)} -> {json.dumps(now)}")
     if not data.locate(config.data.path).exists():
         raise HandfulError(f"the images of this run are no longer at {config.data.path}; name them: handful train DATA --resume {folder}")
@@ -128,23 +128,24 @@ def _resume(folder: Path, lines: list[str], device_name: str, dry_run: bool, rep
     if old.data.fingerprint and dataset.fingerprint != old.data.fingerprint:
         raise UsageError(f"{config.data.path} holds other images than this run was trained on ({len(dataset)} now, {old.data.count} then); "
                          f"name the right ones: handful train DATA --resume {folder}")
-    state = _last_good(folder, device, say)
+    state = _last_good(folder, say)
     images, sec = state["progress"]["images_seen"], state["progress"].get("sec", 0.0)
     if dry_run:
         say(f"{folder} stands at {images} of {config.train.kimg * 1000:.0f} images")
         return Run(folder, finished=False)
     trainer = _trainer(config, dataset, device, rank, world)
     trainer.load_state_dict(state)
+    del state                                            # it would stay in memory for the whole run
     if rank == 0:
         log_module.rewind(folder, images)
         write_text(folder / "config.json", config_module.dumps(config))
-    if images >= config.train.kimg * 1000:
+    if images >= to_images(config.train.kimg):
         say(f"{folder} is done: {images} of {config.train.kimg * 1000:.0f} images; lengthen it with --kimg")
     return _run(trainer, folder, sec, report, quiet, say)
 
 
 def _run(trainer: Trainer, folder: Path, sec: float, report: bool, quiet: bool, say: Callable[[str], None]) -> Run:
-    total = int(trainer.config.train.kimg * 1000)
+    total = to_images(trainer.config.train.kimg)
     log = Log(folder, total_images=total, start_images=trainer.images_seen, quiet=quiet or trainer.rank > 0,
               tensorboard=trainer.config.every.tensorboard, machine=choose.machine(trainer.device)) if trainer.rank == 0 else _Silent()
     with log:
@@ -157,9 +158,18 @@ def _run(trainer: Trainer, folder: Path, sec: float, report: bool, quiet: bool, 
 
 
 def _join(device_name: str) -> tuple[torch.device, int, int]:
-    """The device, and this process's place among those that train together."""
+    """The device of this process, one GPU each; its rank; among how many."""
+    local = os.environ.get("LOCAL_RANK")
+    if local is not None and device_name in ("auto", "cuda") and torch.cuda.is_available():
+        if int(local) >= torch.cuda.device_count():
+            raise UsageError(f"--gpus: process {int(local) + 1} has no GPU, this machine has {torch.cuda.device_count()}; start as many")
+        device_name = f"cuda:{local}"
     device = pick_device(device_name)
-    if device.type == "cpu":
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+        device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
+        torch.cuda.set_device(device)
+    elif device.type == "cpu":
         keep_freed_memory()
     return device, *reduce.start(device)
 
@@ -177,10 +187,6 @@ class _Silent:
 
 
 def _trainer(config: Config, dataset: data.Dataset, device: torch.device, rank: int, world: int) -> Trainer:
-    if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", torch.cuda.current_device())))
-        torch.cuda.set_device(device)
     precision = choose.precision(config.train.precision, device)
     dataset.place(device, choose.data_budget(device))
     return Trainer(config, dataset, device, rank=rank, world=world, precision=precision,
@@ -210,15 +216,25 @@ def free_name(parent: Path, name: str) -> Path:
     return path
 
 
-def _make(folder: Path) -> None:
+def _make(folder: Path, *, named: bool) -> Path:
+    """Makes the run's folder and takes possession of it: of two runs that start at once, one takes another name, or gives up if it was named."""
     try:
-        for sub in ("previews", "checkpoints"):
-            (folder / sub).mkdir(parents=True, exist_ok=True)
+        (folder / "checkpoints").mkdir(parents=True)
+        (folder / "previews").mkdir(exist_ok=True)
+    except FileExistsError:
+        if named:
+            raise _in_use(folder) from None
+        return _make(free_name(folder.parent, folder.name), named=False)
     except OSError as error:
         raise HandfulError(f"{folder} can't be made ({error.strerror}); name another --out") from None
+    return folder
 
 
-def _last_good(folder: Path, device: torch.device, say: Callable[[str], None]) -> dict[str, Any]:
+def _in_use(folder: Path) -> UsageError:
+    return UsageError(f"{folder} exists and is not empty; go on with it (handful train --resume {folder}) or name another --out")
+
+
+def _last_good(folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """The newest checkpoint that can be read; damaged ones are named and left where they are."""
     found = checkpoint.all_of(folder)
     if not found:
@@ -226,7 +242,7 @@ def _last_good(folder: Path, device: torch.device, say: Callable[[str], None]) -
     fault: HandfulError | None = None
     for path in found:
         try:
-            return load_checkpoint(path, device)
+            return load_checkpoint(path)
         except HandfulError as error:
             fault = error
             say(str(error))
