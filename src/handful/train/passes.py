@@ -46,7 +46,8 @@ class LiveNets:
         raw = net or self.D
         run = raw if view.pixel_grad else self._fast.get(id(raw), raw)
         self.runs += 1
-        with self.autocast(), frozen_buffers(raw) if frozen else nullcontext():
+        apart = frozen or (self._fast and view.pixel_grad)     # a compiled pass would overwrite what this graph has saved
+        with self.autocast(), frozen_buffers(raw, keep=not frozen) if apart else nullcontext():
             out = run(x_in, c, extra, view.features)
         return Judged(out.logits.float(), out.features)
 
@@ -68,10 +69,10 @@ class LiveNets:
 
 
 @contextmanager
-def frozen_buffers(module: nn.Module) -> Iterator[None]:
+def frozen_buffers(module: nn.Module, keep: bool = False) -> Iterator[None]:
     """Whatever the pass writes into buffers (batch norm's statistics, spectral norm's vectors) is undone: copies stand in for them.
 
-    Not restored in place: a graph that saved a buffer must find the values that it was made with.
+    Not restored in place: a graph that saved a buffer must find the values that it was made with. keep: what was written is taken over.
     """
     held = [(m, k, b) for m in module.modules() for k, b in m._buffers.items() if b is not None]
     for m, k, b in held:
@@ -80,4 +81,6 @@ def frozen_buffers(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         for m, k, b in held:
+            if keep:
+                b.copy_(m._buffers[k])
             m._buffers[k] = b
