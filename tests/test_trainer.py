@@ -233,7 +233,8 @@ def test_frozen_parameters_stay_frozen():
 
 
 @pytest.mark.parametrize("setting, why", [("terms.train.use=r1", "'train': that name is taken"), ("terms.adv.use=r1", "'adv'"),
-                                          ("terms.G.use=r1", "'G'"), ("terms.x.use=tiny:TinyG", "is not a Term"), ("terms.r1.every=0", "1 or more")])
+                                          ("terms.G.use=r1", "'G'"), ("terms.x.use=tiny:TinyG", "is neither a Term nor a Wrapper"),
+                                          ("terms.r1.every=0", "1 or more")])
 def test_terms_that_can_not_be_are_refused(setting, why):
     with pytest.raises(HandfulError, match=why):
         tiny_trainer(setting)

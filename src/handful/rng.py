@@ -73,6 +73,29 @@ class Rng:
         return whole if n == self.batch else whole[self.slots.start:self.slots.stop]
 
 
+def joined(*parts: Rng) -> Rng:
+    """One stream for several batches laid end to end: each part draws its own rows."""
+    return _Joined(parts)
+
+
+class _Joined(Rng):
+    def __init__(self, parts: tuple[Rng, ...]) -> None:
+        super().__init__(parts[0].seed, parts[0].device)
+        self.parts = parts
+
+    def randn(self, n: int, *shape: int) -> Tensor:
+        return torch.cat([p.randn(len(p.slots), *shape) for p in self.parts])
+
+    def rand(self, n: int, *shape: int) -> Tensor:
+        return torch.cat([p.rand(len(p.slots), *shape) for p in self.parts])
+
+    def randint(self, high: int, n: int, *shape: int) -> Tensor:
+        return torch.cat([p.randint(high, len(p.slots), *shape) for p in self.parts])
+
+    def fork(self, *purpose: object, batch: int | None = None, slots: range | None = None) -> Rng:
+        return _Joined(tuple(p.fork(*purpose) for p in self.parts))
+
+
 def ambient(device: torch.device | str = "cpu") -> Rng:
     """Draws from torch's own generator: what a plain module in somebody's own loop uses."""
     return Rng(None, device)

@@ -7,6 +7,7 @@ network once per micro-batch, multiplies lazy terms, reduces over processes and 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -79,6 +80,7 @@ class Discriminator(nn.Module):
     feature_info: Mapping[str, FeatureInfo]
     stem: nn.Module
     has_batch_stats: ClassVar[bool] = False
+    draws: ClassVar[bool] = False            # True: forward takes `rng` too (a wrapper that drops out, or appends random bits)
 
     def forward(self, image: Tensor, c: Tensor | None = None, extra: Mapping[str, Tensor] | None = None,
                 want: frozenset[str] = frozenset()) -> Judged:
@@ -240,6 +242,12 @@ class Nets(Protocol):
     G_ema: Generator
     augment: Augment
 
+    def autocast(self) -> AbstractContextManager:
+        """The precision of the networks' passes, for a term's own heads: features reach it in that precision."""
+
+    def latents(self, n: int, rng: Rng) -> tuple[Tensor, Tensor | None]:
+        """z [n,z_dim] and labels c [n] (None without classes), drawn as the trainer draws them for the shared fakes."""
+
     def generate(self, z: Tensor, c: Tensor | None = None, *, rng: Rng) -> Generated: ...
 
     def judge(self, x: Tensor, c: Tensor | None = None, *, rng: Rng, want: frozenset[str] = frozenset(), augment: bool = True,
@@ -298,14 +306,18 @@ class Term(nn.Module):
     """One addend of the objective, or an observer that adds nothing. State lives in buffers, written in `commit` alone.
 
     every: lazy interval; the trainer multiplies the loss by `gain` (None: by `every`; a number where a release does otherwise). own_step: an
-    optimiser step of its own (StyleGAN2's lazy regularisation) rather than folded into the main one.
+    optimiser step of its own (StyleGAN2's lazy regularisation) rather than folded into the main one. observes: a controller that wants to see
+    the passes of every step of its side, those of other terms' own steps too (ADA counts the logits of the lazy phase). optim: which side
+    trains a submodule of its own, by the submodule's name, and how (None: as that side's network); what isn't named trains on D's side, or
+    on G's where the term is idle on D's.
     """
 
     every: int = 1
     own_step: bool = False
     gain: float | None = None
+    observes: bool = False
     exact_under_accumulation: bool = True
-    optim: Mapping[str, OptimConfig] = {}                # for parameters of its own, by side; default: those of the side that trains them
+    optim: Mapping[str, tuple[Side, OptimConfig | None]] = {}
 
     def setup(self, nets: Nets) -> None:
         """Once, before training: build heads from `nets.D.feature_info`, copy a momentum encoder. Raise HandfulError where it can't serve."""
@@ -323,7 +335,11 @@ class Term(nn.Module):
         raise NotImplementedError
 
     def commit(self, side: Side, means: Mapping[str, Tensor], gathered: Mapping[str, Tensor], nets: Nets, images: int) -> None:
-        """Once per optimiser step, the only writer of own state. means: of its stats, scalars on the device, equal on all ranks."""
+        """Once per optimiser step, the only writer of own state.
+
+        means: of its stats, scalars on the device, equal on all ranks; gathered: what it asked to gather, whole batches in global order;
+        images: of the batch, 0 in a step that some term has of its own, so that counting them counts iterations.
+        """
 
 
 @runtime_checkable
@@ -363,7 +379,10 @@ class Augment(nn.Module):
 
 @runtime_checkable
 class Wrapper(Protocol):
-    """A method that must live inside a discriminator (PA-GAN, adaptive dropout, ContraD's heads); listed among the terms."""
+    """A method that must live inside a discriminator (PA-GAN, adaptive dropout, ContraD's heads); listed among the terms.
+
+    It may be a Term as well. What it puts around or into D is D's from then on: its parameters train with D's, its buffers are saved with D's.
+    """
 
     def wrap(self, d: Discriminator) -> Discriminator: ...
 

@@ -18,7 +18,6 @@ of the next forward: the same numbers, and micro-batches share them. Their batch
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from typing import Literal
 
 import torch
@@ -86,7 +85,7 @@ class Reconstruction(Term):
         real = ctx.real
         quadrant = ctx.rng.integer(4)
         targets = {"whole": reduce(real.x_in.detach(), self.size), "part": reduce(crop(real.x_in.detach(), quadrant), self.size)}
-        with getattr(ctx.nets, "autocast", nullcontext)():
+        with ctx.nets.autocast():
             rebuilt = {name: self.decoders[name](crop(real.features[source], quadrant) if name == "part" else real.features[source])
                        for name, source in self.sources.items()}
             distances = self._distances(rebuilt, targets)                                           # each [B]

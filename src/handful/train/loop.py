@@ -15,8 +15,8 @@ from .. import catalog
 from ..config import Config
 from ..data import Dataset, Sampler
 from ..errors import HandfulError
-from ..rng import Rng, derive
-from ..seam import Augmented, Context, Generated, Judged, Needs, Pass, Side, Term, View
+from ..rng import Rng, derive, joined
+from ..seam import Augmented, Context, Generated, Judged, Needs, Pass, Side, Term, View, Wrapper
 from . import ema, optim, reduce
 from .passes import LiveNets
 from .plan import ADVERSARIAL, Adversarial, Phase, phases, union
@@ -42,9 +42,9 @@ class Trainer:
         largest = max(self.batch, self.g_batch)
         self.micro_batch = min(config.train.micro_batch or largest, largest // world)
         self.sampler = Sampler(len(dataset), derive(config.seed, "order"))
-        self.labels = None if dataset.labels is None else dataset.labels.to(device)       # once: copying them in a step would stall it
-        self.nets = self._networks(precision, compile)
-        self.terms = nn.ModuleDict(self._terms())
+        methods = self._methods()
+        self.nets = self._networks(methods, precision, compile)
+        self.terms = nn.ModuleDict(self._terms(methods))
         self.plan = phases(self.terms, config.train.order)
         self._check()
         self.optim = {
@@ -61,7 +61,21 @@ class Trainer:
 
     # ------------------------------------------------------------------------------------------------------- building
 
-    def _networks(self, precision: str, compile: bool) -> LiveNets:
+    def _methods(self) -> dict[str, Term | Wrapper]:
+        """What the configuration lists as terms, built but not set up."""
+        out: dict[str, Term | Wrapper] = {}
+        for name, use in self.config.terms.items():
+            if name in (ADVERSARIAL, "G") or hasattr(nn.ModuleDict, name):
+                raise HandfulError(f"a term can't be called '{name}': that name is taken; choose another, and the method by terms.NAME.use")
+            torch.manual_seed(derive(self.config.seed, "init", name))
+            out[name] = catalog.build("terms", use)
+            if not isinstance(out[name], Term | Wrapper):
+                raise HandfulError(f"terms.{name}: '{use.name}' is neither a Term nor a Wrapper")
+            if isinstance(out[name], Term) and out[name].every < 1:
+                raise HandfulError(f"terms.{name}.every={out[name].every}: give a whole number of iterations, 1 or more")
+        return out
+
+    def _networks(self, methods: Mapping[str, Term | Wrapper], precision: str, compile: bool) -> LiveNets:
         height_width = self.dataset.resolution
         known = {"resolution": height_width[0] if height_width[0] == height_width[1] else tuple(height_width),
                  "channels": self.dataset.channels, "num_classes": self.dataset.num_classes}
@@ -69,24 +83,23 @@ class Trainer:
         G = catalog.build("arch", self.config.g, "Generator", **known)
         torch.manual_seed(derive(self.config.seed, "init", "d"))
         D = catalog.build("arch", self.config.d, "Discriminator", **known)
+        for name, method in methods.items():
+            if isinstance(method, Wrapper):
+                torch.manual_seed(derive(self.config.seed, "init", name, "wrap"))
+                D = method.wrap(D)
         augment = catalog.build("augment", self.config.augment)
         G_ema = copy.deepcopy(G).eval().requires_grad_(False)
-        return LiveNets(G.to(self.device), D.to(self.device), G_ema.to(self.device), augment.to(self.device),
-                        precision=precision, compile=compile)
+        labels = None if self.dataset.labels is None else self.dataset.labels.to(self.device)   # once: copying them in a step would stall it
+        return LiveNets(G.to(self.device), D.to(self.device), G_ema.to(self.device), augment.to(self.device), precision=precision,
+                        compile=compile, labels=labels, fake_labels=self.config.train.fake_labels)
 
-    def _terms(self) -> dict[str, Term]:
+    def _terms(self, methods: Mapping[str, Term | Wrapper]) -> dict[str, Term]:
         out: dict[str, Term] = {ADVERSARIAL: Adversarial(catalog.build("losses", self.config.loss))}
-        for name, use in self.config.terms.items():
-            if name in (ADVERSARIAL, "G") or hasattr(nn.ModuleDict, name):
-                raise HandfulError(f"a term can't be called '{name}': that name is taken; choose another, and the method by terms.NAME.use")
-            torch.manual_seed(derive(self.config.seed, "init", name))
-            out[name] = catalog.build("terms", use)
-            if not isinstance(out[name], Term):
-                raise HandfulError(f"terms.{name}: '{use.name}' is not a Term")
-            if out[name].every < 1:
-                raise HandfulError(f"terms.{name}.every={out[name].every}: give a whole number of iterations, 1 or more")
-            out[name].setup(self.nets)
-            out[name].to(self.device)
+        for name, method in methods.items():
+            if isinstance(method, Term):
+                torch.manual_seed(derive(self.config.seed, "init", name, "setup"))
+                method.setup(self.nets)
+                out[name] = method.to(self.device)
         return out
 
     def _check(self) -> None:
@@ -221,7 +234,10 @@ class Trainer:
 
     @property
     def _keeps_graph(self) -> bool:
-        """FastGAN's shared fakes: one G forward serves both steps where the batch is not accumulated; else it is run again, alike."""
+        """FastGAN's shared fakes: one G forward serves both steps where the batch is not accumulated.
+
+        Else the same latents run again in G's step: the same pictures but for one power iteration more of G's spectral norm.
+        """
         t = self.config.train
         return t.share_fakes and t.order == "dg" and self.g_batch == self.batch and self.micro_batch >= self.batch // self.world
 
@@ -250,18 +266,20 @@ class Trainer:
             ready["fake"] = fake
         views = {"real": need.real, "fake": need.fake}
         asked = {"real": adversarial.real, "fake": adversarial.fake}
+        rngs = {k: self._rng(at, phase.key, k, "d", batch=batch, slots=slots) for k in ready}
         if self.config.train.joint and phase.side == "d" and len(ready) == 2:
-            judged = self._judge_jointly(ready, need.real | need.fake, frozen=not phase.main)
+            judged = self._judge_jointly(ready, need.real | need.fake, joined(rngs["fake"], rngs["real"]), frozen=not phase.main)
         else:
-            judged = {k: self.nets.forward_d(r["x_in"], r["c"], r["extra"], views[k], frozen=not asked[k]) for k, r in ready.items()}
+            judged = {k: self.nets.forward_d(r["x_in"], r["c"], r["extra"], views[k], frozen=not asked[k], rng=rngs[k])
+                      for k, r in ready.items()}
         return {k: Pass(judged=judged[k], view=views[k], **r) for k, r in ready.items()}
 
-    def _judge_jointly(self, ready: Mapping[str, dict[str, Any]], view: View, *, frozen: bool) -> dict[str, Judged]:
+    def _judge_jointly(self, ready: Mapping[str, dict[str, Any]], view: View, rng: Rng, *, frozen: bool) -> dict[str, Judged]:
         """One D pass over fakes, then reals (the order of DiffAugment's BigGAN); batch statistics then span both."""
         order = [ready["fake"], ready["real"]]
         extra = {k: torch.cat([r["extra"][k] for r in order]) for k in order[0]["extra"]}
         c = None if order[0]["c"] is None else torch.cat([r["c"] for r in order])
-        both = self.nets.forward_d(torch.cat([r["x_in"] for r in order]), c, extra, view, frozen=frozen)
+        both = self.nets.forward_d(torch.cat([r["x_in"] for r in order]), c, extra, view, frozen=frozen, rng=rng)
         n = len(order[0]["x"])
         return {k: Judged(both.logits[part], {f: v[part] for f, v in both.features.items()})
                 for k, part in (("fake", slice(0, n)), ("real", slice(n, None)))}
@@ -291,8 +309,8 @@ class Trainer:
         where = f"fake_{phase.side}"
         held = self._shared.get(slots.start) if sharing and phase.side == "g" else None
         if held is None:
-            z = rng.randn(len(slots), self.nets.G.z_dim)
-            c = labels if labels is not None else self._fake_labels(rng, len(slots))
+            z, c = self.nets.latents(len(slots), rng)
+            c = c if labels is None else labels
             ran_before = sharing and phase.side == "g"               # in D's step: G's buffers have moved already
             with nullcontext() if phase.side == "g" or (sharing and self._keeps_graph) else torch.no_grad():
                 generated = self.nets.forward_g(z, c, rng.fork("noise"), frozen=ran_before or not phase.main)
@@ -323,14 +341,6 @@ class Trainer:
             return Augmented(image, extra)
         return self.nets.augment.draw(image, rng.fork("augment"), extra)
 
-    def _fake_labels(self, rng: Rng, n: int) -> Tensor | None:
-        if not self.nets.G.num_classes:
-            return None
-        if self.config.train.fake_labels == "classes":
-            return rng.fork("labels").randint(self.nets.G.num_classes, n)
-        entries = rng.fork("labels").randint(len(self.dataset), n)
-        return self.labels[entries]
-
     def _rng(self, *key: object, batch: int, slots: range, device: torch.device | str | None = None) -> Rng:
         detour = ("detour", self.detours) if self.detours else ()
         return Rng(derive(self.config.seed, *detour, *key), device or self.device, batch, slots)
@@ -338,7 +348,7 @@ class Trainer:
     # ------------------------------------------------------------------------------------------------ after the step
 
     def _commit(self, phase: Phase, active: tuple[str, ...], sums: dict[str, Tensor], gather: dict[str, list[Tensor]]) -> None:
-        batch = self.g_batch if phase.side == "g" else self.batch
+        batch = 0 if not phase.main else self.g_batch if phase.side == "g" else self.batch
         together = {k: torch.nan_to_num(v, 0, 0, 0) if v.is_floating_point() else v for k, v in reduce.gathered(gather, self.world).items()}
         with torch.no_grad():
             for name in active:

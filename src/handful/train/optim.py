@@ -17,12 +17,19 @@ def build(side: Side, net: nn.Module, terms: Mapping[str, Term], settings: Optim
     c = lazy_correction(plan, side)
     groups = [_group("net", [p for p in net.parameters() if p.requires_grad], settings, c)]
     for name, term in terms.items():
-        if term.needs(side) is None or (side == "g" and term.needs("d") is not None and "g" not in term.optim):
-            continue                                     # a term's own parameters train on D's side unless it says otherwise
-        own = [p for p in term.parameters() if p.requires_grad]
-        if own:
-            groups.append(_group(name, own, term.optim.get(side, settings), c))
+        for part, (where, own, wanted) in _own_parameters(term).items():
+            if where == side and own:
+                groups.append(_group(f"{name}.{part}" if part else name, own, wanted or settings, c))
     return torch.optim.Adam(groups, fused=_fused(groups))
+
+
+def _own_parameters(term: Term) -> dict[str, tuple[Side, list[nn.Parameter], OptimConfig | None]]:
+    """What a term trains of its own, by submodule ("": what it names nowhere): the side, the parameters, their settings."""
+    out = {part: (side, [p for p in term.get_submodule(part).parameters() if p.requires_grad], wanted)
+           for part, (side, wanted) in term.optim.items()}
+    named = {id(p) for _, own, _ in out.values() for p in own}
+    rest = [p for p in term.parameters() if p.requires_grad and id(p) not in named]
+    return {"": ("d" if term.needs("d") is not None else "g", rest, None), **out}
 
 
 def _group(name: str, parameters: Iterable[nn.Parameter], o: Optim | OptimConfig, c: float) -> dict:

@@ -18,8 +18,9 @@ class LiveNets:
     """The networks of a run (`seam.Nets`). Raw modules own parameters and state; compiled twins share them and serve first order only."""
 
     def __init__(self, G: Generator, D: Discriminator, G_ema: Generator, augment: Augment, *, precision: str = "fp32",
-                 compile: bool = False) -> None:
+                 compile: bool = False, labels: Tensor | None = None, fake_labels: str = "data") -> None:
         self.G, self.D, self.G_ema, self.augment = G, D, G_ema, augment
+        self.labels, self.fake_labels = labels, fake_labels
         self.dtype = DTYPES[precision]
         self._fast = {}
         if compile:
@@ -42,16 +43,25 @@ class LiveNets:
         return Generated(out.image.float(), out.latent, z, c, {k: v.float() for k, v in out.extra.items()}, out.stats)
 
     def forward_d(self, x_in: Tensor, c: Tensor | None, extra: Mapping[str, Tensor], view: View, *, frozen: bool = False,
-                  net: Discriminator | None = None) -> Judged:
+                  net: Discriminator | None = None, rng: Rng | None = None) -> Judged:
         raw = net or self.D
+        drawing = {"rng": rng} if raw.draws else {}
         run = raw if view.pixel_grad else self._fast.get(id(raw), raw)
         self.runs += 1
         apart = frozen or (self._fast and view.pixel_grad)     # a compiled pass would overwrite what this graph has saved
         with self.autocast(), frozen_buffers(raw, keep=not frozen) if apart else nullcontext():
-            out = run(x_in, c, extra, view.features)
+            out = run(x_in, c, extra, view.features, **drawing)
         return Judged(out.logits.float(), out.features)
 
     # --------------------------------------------------------------------------------- further passes, for terms (seam.Nets)
+
+    def latents(self, n: int, rng: Rng) -> tuple[Tensor, Tensor | None]:
+        z = rng.randn(n, self.G.z_dim)
+        if not self.G.num_classes:
+            return z, None
+        if self.fake_labels == "classes":
+            return z, rng.fork("labels").randint(self.G.num_classes, n)
+        return z, self.labels[rng.fork("labels").randint(len(self.labels), n)]
 
     def generate(self, z: Tensor, c: Tensor | None = None, *, rng: Rng) -> Generated:
         return self.forward_g(z, c, rng, frozen=True, raw=True)
@@ -64,7 +74,7 @@ class LiveNets:
         aug = self.augment.draw(x, rng, extra or {}) if augment else Augmented(x, extra or {})
         seen = aug.extra if extra else (net or self.D).extra_of(aug.image)
         view = View(logits=True, features=want, pixel_grad=pixel_grad)
-        judged = self.forward_d(aug.image, c, seen, view, frozen=True, net=net)
+        judged = self.forward_d(aug.image, c, seen, view, frozen=True, net=net, rng=rng.fork("d"))
         return Pass(x, aug.image, judged, view, seen, None, c, aug, asked="nets.judge(...)")
 
 

@@ -55,13 +55,16 @@ def _per_image(logits: Tensor) -> Tensor:
 
 
 def phases(terms: Mapping[str, Term], order: str) -> list[Phase]:
-    """The phases of an iteration in their order: per side the main one, then one per interval of the terms with a step of their own."""
+    """The phases of an iteration in their order: per side the main one, then one per interval of the terms with a step of their own.
+
+    Observers stand in all phases of their side.
+    """
     out: list[Phase] = []
     for side in order:
         mine = {n: t for n, t in terms.items() if t.needs(side) is not None}
         own = sorted({t.every for t in mine.values() if t.own_step})
         for every in [None, *own]:
-            names = tuple(n for n, t in mine.items() if (not t.own_step if every is None else t.own_step and t.every == every))
+            names = tuple(n for n, t in mine.items() if (not t.own_step if every is None else t.observes or (t.own_step and t.every == every)))
             gain = {n: float(terms[n].every if terms[n].gain is None else terms[n].gain) for n in names}
             if names:
                 out.append(Phase(side, names, every or 1, gain, every is None))
