@@ -437,3 +437,21 @@ def test_schedules_are_functions_of_images_seen():
         optim.schedule(opt, config.optim_d, images, config)
         found.append(opt.param_groups[0]["lr"])
     assert found == pytest.approx([0, 0.5, 1, 1, 0.5, 0])
+
+
+@pytest.mark.parametrize("settings, why", [(["train.share_fakes=true", "train.order=gd"], "D's step must come first"),
+                                           (["ema.rampup=0.05"], "set ema.halflife_kimg too")])
+def test_settings_that_would_be_ignored_are_refused(settings, why):
+    with pytest.raises(HandfulError, match=why):
+        tiny_trainer(*settings)
+
+
+def test_gradients_of_a_further_pass_count_the_further_scales_of_a_fake():
+    trainer = tiny_trainer("data.resolution=64", dataset=noise_set(resolution=64), g={"use": "fastgan", "ngf": 4, "z_dim": 8},
+                           d={"use": "fastgan", "ndf": 4})
+    z, c = trainer.nets.latents(3, Rng(1))
+    with torch.no_grad():
+        made = trainer.nets.generate(z, c, rng=Rng(2))
+    alone = trainer.nets.judge(made.image, c, rng=Rng(3), augment=False, extra=made.extra, pixel_grad=True)
+    image = alone.pixel_grad("x").square().flatten(1).sum(1)
+    assert (alone.grad_norm_sq("x") > image).all() and torch.equal(alone.grad_norm_sq("x"), alone.grad_norm_sq("x_in"))

@@ -152,6 +152,10 @@ def parse(tree: Mapping[str, Any]) -> Config:
         catalog.check("terms", use, f"terms.{key}")
     if config.train.micro_batch and config.train.batch % config.train.micro_batch:
         raise UsageError(f"train.micro_batch={config.train.micro_batch} must divide train.batch={config.train.batch}")
+    if config.train.share_fakes and config.train.order != "dg":
+        raise UsageError("train.share_fakes=true: D's step must come first for G's to take its fakes; set train.order=dg")
+    if config.ema.rampup is not None and config.ema.halflife_kimg is None:
+        raise UsageError(f"ema.rampup={config.ema.rampup} shortens a half-life: set ema.halflife_kimg too")
     return config
 
 

@@ -69,13 +69,17 @@ class LiveNets:
     def judge(self, x: Tensor, c: Tensor | None = None, *, rng: Rng, want: frozenset[str] = frozenset(), augment: bool = True,
               extra: Mapping[str, Tensor] | None = None, net: Discriminator | None = None, pixel_grad: bool = False) -> Pass:
         """A further pass of images x through D (or `net`); extra: the further scales of a fake, None for reals."""
-        if pixel_grad and not x.requires_grad:
-            x = x.detach().requires_grad_()
+        if pixel_grad:
+            x, extra = _differentiable(x), {k: _differentiable(v) for k, v in (extra or {}).items()}
         aug = self.augment.draw(x, rng, extra or {}) if augment else Augmented(x, extra or {})
         seen = aug.extra if extra else (net or self.D).extra_of(aug.image)
         view = View(logits=True, features=want, pixel_grad=pixel_grad)
         judged = self.forward_d(aug.image, c, seen, view, frozen=True, net=net, rng=rng.fork("d"))
-        return Pass(x, aug.image, judged, view, seen, None, c, aug, asked="nets.judge(...)")
+        return Pass(x, aug.image, judged, view, seen, None, c, aug, sources=extra if pixel_grad else {}, asked="nets.judge(...)")
+
+
+def _differentiable(x: Tensor) -> Tensor:
+    return x if x.requires_grad else x.detach().requires_grad_()
 
 
 @contextmanager
