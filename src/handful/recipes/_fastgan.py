@@ -27,5 +27,12 @@ def fastgan(resolution: int, *, kimg: float, ngf: int = 64, ndf: int = 64, z_dim
     }
 
 
+def cost_targets(size: str, hours: float, gb: float) -> tuple[Target, ...]:
+    """Table 1: what 10k iterations of 8 images cost on one RTX 2080 Ti."""
+    protocol, cost = "10k iterations, batch 8, fp32", "one RTX 2080 Ti"
+    return (Target("fastgan/1", "Ours", size, "hours per 10k iterations", hours, protocol, cost),
+            Target("fastgan/1", "Ours", size, "GB of GPU memory", gb, protocol, cost))
+
+
 def targets(table: str, cells: dict[str, float], cost: str) -> tuple[Target, ...]:
     return tuple(Target(table, "Ours", data, "FID", value, PROTOCOL, cost) for data, value in cells.items())
