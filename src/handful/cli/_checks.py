@@ -58,7 +58,7 @@ def device() -> Iterator[Line]:
     chosen = precision("auto", on)
     why = {"bf16": "this GPU computes it", "fp16": "this GPU has no bf16", "fp32": f"always on {on.type}"}[chosen]
     if on.type == "cpu":
-        why = ("it has bf16 instructions, so that --precision bf16 is worth a try" if cpu_has_bf16() else
+        why = ("this CPU computes it" if cpu_has_bf16() else
                "it has no bf16 instructions: bf16 would be many times slower")
     yield "ok", "precision", f"{chosen}: {why}", ""
     compiler = next(filter(None, map(shutil.which, [os.environ.get("CXX", ""), "g++", "clang++", "c++", "cl"])), None)
