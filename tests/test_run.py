@@ -155,6 +155,7 @@ def test_a_stopped_run_is_saved_and_goes_on_bit_for_bit(photos, monkeypatch, cap
         count.append(1)
         if self.images_seen == 12 and len(count) > 3:                # the estimate has taken steps of its own
             signal.raise_signal(number)
+            signal.raise_signal(number)                              # as it comes through a program that passes signals on
 
     with monkeypatch.context() as m:
         m.setattr(Trainer, "step", stopping)

@@ -25,10 +25,15 @@ ROLL_BACKS = 1                       # how often a session may go back
 STOP_EVERY = 10                      # iterations between two looks at the other processes' wish to stop: each costs a wait for the device
 
 
+ECHO_SEC = 1.0                       # a second Ctrl-C within this is the first one, passed on
+
+
 class Stop:
-    """Whether the user asked to stop (Ctrl-C, SIGTERM). A second Ctrl-C stops at once."""
+    """Whether the user asked to stop (Ctrl-C, SIGTERM), and when. A second Ctrl-C stops at once, but not an echo of the first: programs that
+    start others (timeout, task runners) pass on what the terminal has sent to all of them already."""
 
     asked = False
+    at = 0.0
 
 
 def fit(trainer: Trainer, folder: Path, log: Log, *, sec_before: float = 0.0) -> bool:
@@ -169,9 +174,10 @@ def _signals() -> Iterator[Stop]:
         return
 
     def ask(number: int, frame: object) -> None:
-        if stop.asked and number == signal.SIGINT:
+        if stop.asked and number == signal.SIGINT and time.monotonic() - stop.at > ECHO_SEC:
             raise KeyboardInterrupt
-        stop.asked = True
+        if not stop.asked:
+            stop.asked, stop.at = True, time.monotonic()
 
     old = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
