@@ -133,6 +133,19 @@ def test_loss_is_finite_and_moves_logits_apart(name, shape):
     assert (dr < 0).all() and (df > 0).all() and (gf < 0).all()             # D wants reals up and fakes down, G wants fakes up
 
 
+@names("losses")
+@pytest.mark.parametrize("arch", catalog.names("arch"))
+def test_every_loss_trains_every_arch(name, arch):
+    narrow = NARROW.get(arch, {"g": {}, "d": {}})
+    trainer = tiny_trainer(f"loss={name}", "data.resolution=64", "train.batch=4", dataset=noise_set(8, resolution=64),
+                           g={"use": arch, **narrow["g"]}, d={"use": arch, **narrow["d"]}, augment={"use": "diffaug"})
+    before = [n.state_dict()[k].clone() for n in (trainer.nets.G, trainer.nets.D) for k in list(n.state_dict())[:1]]
+    run_steps(trainer, 2)
+    after = [n.state_dict()[k] for n in (trainer.nets.G, trainer.nets.D) for k in list(n.state_dict())[:1]]
+    assert torch.isfinite(weights(trainer)).all() and not any(torch.equal(a, b) for a, b in zip(before, after))
+    assert trainer.take_log()["d/bad_grads"] == 0
+
+
 def settings_of(name: str) -> list[str]:
     return [f"terms.{name}={json.dumps({'use': name, **TERMS_NEED.get(name, {})})}"]
 

@@ -23,8 +23,6 @@ from .loop import Trainer
 EXPLODED = 1e6                       # a logit or loss beyond this is not coming back
 ROLL_BACKS = 1                       # how often a session may go back
 STOP_EVERY = 10                      # iterations between two looks at the other processes' wish to stop: each costs a wait for the device
-
-
 ECHO_SEC = 1.0                       # a second Ctrl-C within this is the first one, passed on
 
 
