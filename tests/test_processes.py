@@ -29,9 +29,12 @@ def work(out: Path) -> None:
     synced = tiny_trainer("data.resolution=64", dataset=noise_set(resolution=64), rank=rank, world=world, optim_g={"eps": 1e-3},
                           optim_d={"eps": 1e-3}, **FASTGAN)
     run_steps(synced, 2)
+    plain = tiny_trainer("data.resolution=64", "g.sync_batch_norm=false", "d.sync_batch_norm=false", dataset=noise_set(resolution=64),
+                         rank=rank, world=world, **FASTGAN)
+    run_steps(plain, 2)
     if rank == 0:                                                            # as before a preview: nobody else is there to answer
         ema.standing(copy.deepcopy(synced.nets.G_ema), 2, 4)
-    torch.save({"tiny": weights(trainer), "log": trainer.take_log(), "fastgan": weights(synced)}, out / f"rank{rank}.pt")
+    torch.save({"tiny": weights(trainer), "log": trainer.take_log(), "fastgan": weights(synced), "plain": weights(plain)}, out / f"rank{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
@@ -46,6 +49,7 @@ def test_two_gloo_processes_equal_one(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     a, b = (torch.load(tmp_path / f"rank{r}.pt", weights_only=True) for r in (0, 1))
     assert torch.equal(a["tiny"], b["tiny"]) and torch.equal(a["fastgan"], b["fastgan"])
+    assert torch.equal(a["plain"], b["plain"])                               # each its own batch statistics, one state
     one = run_steps(tiny_trainer(*SETTINGS, **OVER), 4)
     assert (weights(one) - a["tiny"]).abs().max() < 1e-6
     assert all(abs(a["log"][k] - v) < 1e-4 for k, v in one.take_log().items())

@@ -163,7 +163,8 @@ class Trainer:
         settings = self.config.optim_g if phase.side == "g" else self.config.optim_d
         optim.schedule(optimiser, settings, at, self.config)
         optimiser.step()
-        reduce.buffers((self.nets.G, self.nets.D), self.world)
+        awaited = phase.side == "d" and self._keeps_graph      # G's graph is still to go back through, with the buffers that it saved
+        reduce.buffers((self.nets.D,) if awaited else (self.nets.G, self.nets.D), self.world)
         self._commit(phase, active, sums, gather)
         self._note(phase, active, sums, norm, bad)
 
