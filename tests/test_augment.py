@@ -296,3 +296,9 @@ def test_classes_are_offered_by_name(kind):
 def test_a_misspelt_class_names_the_nearest():
     with pytest.raises(AttributeError, match="did you mean 'DiffAugment'"):
         _ = handful.augment.DiffAug
+
+
+@pytest.mark.parametrize("images", [torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.zeros(3, 8, 8)])
+def test_what_is_no_batch_of_images_is_refused(images):
+    with pytest.raises(UsageError, match=r"DiffAugment takes images \[B,C,H,W\]"):
+        DiffAugment()(images)

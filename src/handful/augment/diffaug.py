@@ -61,6 +61,8 @@ class DiffAugment(Augment):
 
         params: those of `draw_params`; the ones of a further scale as "NAME.brightness" and so on.
         """
+        if x.ndim != 4 or not x.is_floating_point():
+            raise UsageError(f"DiffAugment takes images [B,C,H,W] in -1..1 as floating-point numbers, not {x.dtype} {list(x.shape)}")
         params = self.draw_params(x, rng)
         scales = {name: (image, self.draw_params(image, rng.fork(name))) for name, image in (extra or {}).items()}
         for name, (_, drawn) in scales.items():
