@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import pytest
 
-from handful import catalog, cli
+from handful import __version__, catalog, cli
 from handful.cli import _checks, first_line, group, run
 from handful.errors import HandfulError, UsageError
 
@@ -116,6 +116,12 @@ def test_out_of_device_memory_names_the_remedy(capsys):
 def test_wrong_use_is_one_line_and_exit_code_2(args, line, capsys):
     assert run(raising(AssertionError("must not run")), args) == 2
     assert shown(capsys) == ("", [line])
+
+
+def test_a_command_of_a_later_version_is_said_to_be_one(monkeypatch, capsys):
+    monkeypatch.setattr("handful.cli.ORDER", ("later",))
+    assert run(group, ["later", "x"]) == 2
+    assert shown(capsys)[1] == [f"handful: this version ({__version__}) has no 'later' yet; `handful --help` lists what it has"]
 
 
 def test_wrong_use_of_a_command_names_it(capsys):

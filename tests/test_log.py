@@ -91,6 +91,7 @@ def test_the_progress_line():
     values = {"d/logits_real": 0.412, "d/logits_fake": -0.381, "memory_gb": 1.93}
     assert status(3200, 100_000, 75.04, values) == "kimg 3.2/100 | 75 img/s | 21 min left | D real 0.41 fake -0.38 | 1.9 GB"
     assert status(100_000, 100_000, 1234.5, {}) == "kimg 100/100 | 1234 img/s"
+    assert status(32, 50, 0.0, {}) == "image 32 of 50"                       # kimg would round it away
     assert status(0, 1500, 0.0, {"d/bad_grads": 2, "g/bad_grads": 1}) == "kimg 0/1.5 | 3 bad gradients"
 
 

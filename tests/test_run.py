@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -181,7 +182,9 @@ def refused(capsys, *args: str, code: int = 2) -> str:
 def test_a_folder_in_use_is_left_alone(photos, capsys):
     Path("mine").mkdir()
     (Path("mine") / "novel.txt").write_text("chapter one")
-    assert "mine exists and is not empty" in refused(capsys, "train", photos, "--out", "mine", *TINY)
+    assert "mine exists and is not empty; name another --out" in refused(capsys, "train", photos, "--out", "mine", *TINY)
+    Path("file").touch()
+    assert "file exists and is a file; name another --out" in refused(capsys, "train", photos, "--out", "file", *TINY)
     assert (Path("mine") / "novel.txt").read_text() == "chapter one" and len(list(Path("mine").iterdir())) == 1
 
 
@@ -192,6 +195,11 @@ def test_unknown_settings_name_the_nearest(photos, capsys):
     assert "unknown recipe 'fastgan265'; did you mean 'fastgan256'?" in refused(capsys, "train", photos, "--recipe", "fastgan265")
     assert "terms.lecam.weight='much'" in refused(capsys, "train", photos, *TINY, "--set", "terms.lecam.weight=much")
     assert not Path("runs").exists()
+
+
+def test_a_link_to_nowhere(capsys):
+    Path("link").symlink_to("gone")
+    assert "'link', it is a link to 'gone', which is not there; mend the link" in refused(capsys, "train", "link", code=1)
 
 
 def test_data_that_is_no_data(tmp_path, capsys):
@@ -207,10 +215,53 @@ def test_data_that_is_no_data(tmp_path, capsys):
     assert not Path("runs").exists()
 
 
+def test_a_missing_extra_leaves_no_folder_behind(photos, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    said = refused(capsys, "train", photos, "--out", "run", *TINY, "--set", "every.tensorboard=true", code=1)
+    assert "handful[tensorboard]" in said and not Path("run").exists()
+
+
+def test_a_dry_run_names_what_would_stop_the_run(photos, capsys):
+    (photos / "empty.jpg").touch()
+    assert command("train", photos, *TINY, "--dry-run") == 0
+    assert "can't be used: empty.jpg (empty (0 bytes))" in capsys.readouterr().out
+    assert command("train", photos, *TINY, "--dry-run", "--skip-bad") == 0
+    assert "empty.jpg" not in capsys.readouterr().out
+
+
+def test_a_resolution_that_the_architecture_has_not(photos, capsys):
+    said = refused(capsys, "train", photos, "--res", "100", "--recipe", "fastgan64_narrow", "--device", "cpu")
+    assert "resolution=100: FastGAN makes square pictures of 32, 64, 128" in said and not Path("runs").exists()
+
+
+def test_names_with_spaces_can_be_typed_again(photos, capsys):
+    assert command("train", photos, "--out", "my cats", "--kimg", "0.004", *TINY) == 0
+    assert "handful generate 'my cats' --seeds" in capsys.readouterr().out
+    assert "handful train --resume 'my cats')" in refused(capsys, "train", photos, "--out", "my cats", *TINY)
+
+
+def test_a_run_is_not_shortened_below_what_it_has_seen(done, capsys):
+    before = (done / "config.json").read_bytes()
+    assert "--kimg 0.01: run has seen 40 images already" in refused(capsys, "train", "--resume", done, "--kimg", "0.01")
+    assert (done / "config.json").read_bytes() == before
+
+
+def test_pictures_where_a_file_lies(done, capsys):
+    Path("taken").touch()
+    assert "can't be written" in refused(capsys, "generate", done, "--seeds", "1", "--out", "taken", code=1)
+
+
+@pytest.mark.parametrize("seed", [0.5, "a", None])
+def test_a_seed_is_a_whole_number(done, seed):
+    with pytest.raises(UsageError, match="seeds are whole numbers"):
+        handful.load(done).sample([seed])
+
+
 def test_not_a_run_folder(photos, capsys):
     assert "is not a run folder: it has no config.json" in refused(capsys, "train", "--resume", photos)
     assert "is not a run folder" in refused(capsys, "generate", photos, code=1)
     assert "doesn't exist" in refused(capsys, "generate", "nowhere", code=1)
+    assert "--resume nowhere: there is no such folder" in refused(capsys, "train", "--resume", "nowhere")
 
 
 def test_a_checkpoint_cut_in_half(done, capsys):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import subprocess
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,8 +19,8 @@ MIGRATIONS: Mapping[int, Callable[[dict], dict]] = {}        # format n -> the f
 def atomic(path: Path, write: Callable[[Path], None]) -> None:
     """Writes to a temporary name in the same folder, syncs, renames: a reader finds the old file or the new one, never half of one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
         with open(temporary, "rb+") as f:
             os.fsync(f.fileno())
@@ -29,11 +31,17 @@ def atomic(path: Path, write: Callable[[Path], None]) -> None:
     except RuntimeError as error:                            # torch's writer wraps what the disk says
         raise HandfulError(f"{path} can't be written ({_first_line(error)}); is the disk full?") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary.exists():                               # where the folder is a file, unlink would fail
+            temporary.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
     atomic(path, lambda p: p.write_text(text, encoding="utf-8"))
+
+
+def in_shell(path: Path | str) -> str:
+    """A path as it is typed in a shell, in quotes where it needs them."""
+    return subprocess.list2cmdline([str(path)]) if os.name == "nt" else shlex.quote(str(path))
 
 
 def load_checkpoint(path: Path, device: Any = "cpu") -> dict[str, Any]:

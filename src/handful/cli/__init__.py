@@ -35,6 +35,8 @@ class Commands(click.Group):
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         if args[0] not in self.list_commands(ctx) and not args[0].startswith("-"):
+            if args[0] in ORDER:
+                raise click.UsageError(f"this version ({__version__}) has no '{args[0]}' yet; `handful --help` lists what it has", ctx)
             raise click.UsageError(f"no such command '{args[0]}'{nearest(args[0], self.list_commands(ctx))}", ctx)
         return super().resolve_command(ctx, args)
 

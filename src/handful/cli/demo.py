@@ -15,6 +15,7 @@ def command(out, kimg, seed, device, settings):
     """Train on the 116 smileys inside the package, then write pictures and a report. Takes minutes on two CPU cores."""
     from pathlib import Path
 
+    from handful.files import in_shell
     from handful.infer.grid import grid, save_image
     from handful.train import train
     from handful.train.run import free_name
@@ -22,9 +23,9 @@ def command(out, kimg, seed, device, settings):
     folder = Path(out) if out else free_name(Path("runs"), "demo")
     run = train("demo", "demo", folder, kimg, seed=seed, device=device, settings=settings, say=click.echo)
     if not run.finished:
-        click.echo(f"stopped and saved; go on with: handful train --resume {run.folder}")
+        click.echo(f"stopped and saved; go on with: handful train --resume {in_shell(run.folder)}")
         return 130
     sheet = run.folder / "pictures.png"
     save_image(sheet, grid(run.model().sample(range(64))))
     click.echo(f"64 pictures: {sheet}\nreport: {run.folder / 'report.html'}\n"
-               f"next: handful train YOUR_FOLDER, or handful generate {run.folder} --seeds 0-99")
+               f"next: handful train YOUR_FOLDER, or handful generate {in_shell(run.folder)} --seeds 0-99")

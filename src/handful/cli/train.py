@@ -35,6 +35,7 @@ def command(data, recipe, out, res, kimg, batch, seed, labels, device, gpus, pre
         raise UsageError("name the images to train on: handful train DATA")
     if gpus and gpus > 1 and "WORLD_SIZE" not in os.environ:
         return _start_processes(gpus, sys.argv[1:])
+    from handful.files import in_shell
     from handful.train import train
 
     run = train(data, recipe, out, kimg, res=res, batch=batch, seed=seed, labels=labels, device=device, precision=precision,
@@ -42,9 +43,9 @@ def command(data, recipe, out, res, kimg, batch, seed, labels, device, gpus, pre
     if dry_run or os.environ.get("RANK", "0") != "0":
         return 0
     if not run.finished:
-        click.echo(f"stopped and saved; go on with: handful train --resume {run.folder}")
+        click.echo(f"stopped and saved; go on with: handful train --resume {in_shell(run.folder)}")
         return 130
-    click.echo(f"done: {run.folder / 'report.html'}\npictures: handful generate {run.folder} --seeds 0-63 --grid")
+    click.echo(f"done: {run.folder / 'report.html'}\npictures: handful generate {in_shell(run.folder)} --seeds 0-63 --grid")
 
 
 def _start_processes(gpus: int, args: list[str]) -> int:

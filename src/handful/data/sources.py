@@ -259,6 +259,8 @@ def open_source(path: str | os.PathLike) -> Source:
 
 
 def _sibling(path: Path) -> str:
+    if path.is_symlink():
+        return f", it is a link to '{os.readlink(path)}', which is not there; mend the link"
     try:
         close = difflib.get_close_matches(path.name, os.listdir(path.parent), n=1, cutoff=0.6)
     except (OSError, ValueError):

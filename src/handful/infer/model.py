@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -112,9 +113,13 @@ def to_uint8(image: Tensor) -> np.ndarray:
 
 
 def check_seed(seed: int) -> int:
-    if not 0 <= int(seed) < 2**32:
+    try:
+        number = operator.index(seed)
+    except TypeError:
+        number = -1
+    if not 0 <= number < 2**32:
         raise UsageError(f"seed {seed}: seeds are whole numbers from 0 to 4294967295")
-    return int(seed)
+    return number
 
 
 def load(model: str | Path, device: str | torch.device = "auto") -> Model:
@@ -127,8 +132,8 @@ def load(model: str | Path, device: str | torch.device = "auto") -> Model:
     if path.is_dir():
         return _from_folder(path, device)
     if not path.exists():
-        beside = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
-        raise HandfulError(f"{model} doesn't exist{nearest(path.name, beside) if beside else ''}")
+        near = nearest(path.name, [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else [])
+        raise HandfulError(f"{model} doesn't exist{near if 'did you mean' in near else '; MODEL is a run folder, a checkpoint or a .safetensors'}")
     if path.suffix == ".safetensors":
         return _from_safetensors(path, device)
     if path.suffix == ".pt":

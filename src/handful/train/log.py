@@ -33,7 +33,7 @@ class Log:
                  machine: str = "") -> None:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        self._events = _summary_writer(folder, start_images) if tensorboard else None
+        self._events = summary_writer()(str(folder), purge_step=start_images or None) if tensorboard else None
         path = folder / NAME
         broken_end = path.is_file() and path.stat().st_size > 0 and path.read_bytes()[-1:] != b"\n"
         self._file = open(path, "a", encoding="utf-8", newline="\n", buffering=1)
@@ -125,12 +125,13 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _summary_writer(folder: Path, start_images: int) -> Any:
+def summary_writer() -> Any:
+    """TensorBoard's writer class. Raises HandfulError where the extra is missing."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise HandfulError("TensorBoard is missing: pip install 'handful[tensorboard]', or leave every.tensorboard off") from None
-    return SummaryWriter(str(folder), purge_step=start_images or None)
+    return SummaryWriter
 
 
 # --------------------------------------------------------------------------------------------------------------- the screen
@@ -158,7 +159,7 @@ class _Speed:
 
 def status(images: int, total: int, images_per_sec: float, values: Mapping[str, float]) -> str:
     """"kimg 3.2/100 | 75 img/s | 12 min left | D real 0.41 fake -0.38 | 1.9 GB"; what isn't known yet is left out."""
-    parts = [f"kimg {_kimg(images)}/{_kimg(total)}"]
+    parts = [f"kimg {_kimg(images)}/{_kimg(total)}" if total >= 1000 else f"image {images} of {total}"]
     if images_per_sec > 0:
         parts += [f"{images_per_sec:.3g} img/s" if images_per_sec < 100 else f"{images_per_sec:.0f} img/s"]
         parts += [f"{duration((total - images) / images_per_sec)} left"] if images < total else []

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from .. import catalog
 from ..config import Config
 from ..data import Dataset, Sampler
-from ..errors import HandfulError
+from ..errors import HandfulError, UsageError
 from ..rng import Rng, derive, joined
-from ..seam import Augmented, Context, Generated, Judged, Needs, Pass, Side, Term, View, Wrapper
+from ..seam import Augmented, Context, Discriminator, Generated, Generator, Judged, Needs, Pass, Side, Term, View, Wrapper
 from . import ema, optim, reduce
 from .passes import LiveNets
 from .plan import ADVERSARIAL, Adversarial, Phase, phases, union
@@ -42,8 +42,9 @@ class Trainer:
         largest = max(self.batch, self.g_batch)
         self.micro_batch = min(config.train.micro_batch or largest, largest // world)
         self.sampler = Sampler(len(dataset), derive(config.seed, "order"))
+        bare = self._bare_networks()                      # first: a resolution that the architecture hasn't is its to refuse
         methods = self._methods()
-        self.nets = self._networks(methods, precision, compile)
+        self.nets = self._networks(*bare, methods, precision, compile)
         self.terms = nn.ModuleDict(self._terms(methods))
         self.plan = phases(self.terms, config.train.order)
         self._check()
@@ -66,7 +67,7 @@ class Trainer:
         out: dict[str, Term | Wrapper] = {}
         for name, use in self.config.terms.items():
             if name in (ADVERSARIAL, "G") or hasattr(nn.ModuleDict, name):
-                raise HandfulError(f"a term can't be called '{name}': that name is taken; choose another, and the method by terms.NAME.use")
+                raise UsageError(f"a term can't be called '{name}': that name is taken; choose another, and the method by terms.NAME.use")
             torch.manual_seed(derive(self.config.seed, "init", name))
             out[name] = catalog.build("terms", use)
             if not isinstance(out[name], Term | Wrapper):
@@ -75,14 +76,16 @@ class Trainer:
                 raise HandfulError(f"terms.{name}.every={out[name].every}: give a whole number of iterations, 1 or more")
         return out
 
-    def _networks(self, methods: Mapping[str, Term | Wrapper], precision: str, compile: bool) -> LiveNets:
+    def _bare_networks(self) -> tuple[Generator, Discriminator]:
         height_width = self.dataset.resolution
         known = {"resolution": height_width[0] if height_width[0] == height_width[1] else tuple(height_width),
                  "channels": self.dataset.channels, "num_classes": self.dataset.num_classes}
         torch.manual_seed(derive(self.config.seed, "init", "g"))
         G = catalog.build("arch", self.config.g, "Generator", **known)
         torch.manual_seed(derive(self.config.seed, "init", "d"))
-        D = catalog.build("arch", self.config.d, "Discriminator", **known)
+        return G, catalog.build("arch", self.config.d, "Discriminator", **known)
+
+    def _networks(self, G: Generator, D: Discriminator, methods: Mapping[str, Term | Wrapper], precision: str, compile: bool) -> LiveNets:
         for name, method in methods.items():
             if isinstance(method, Wrapper):
                 torch.manual_seed(derive(self.config.seed, "init", name, "wrap"))

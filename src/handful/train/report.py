@@ -7,15 +7,12 @@ import base64
 import io
 import json
 import math
-import os
-import shlex
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .. import catalog
-from ..files import write_text
+from ..files import in_shell, write_text
 from . import _chart
 from .log import NAME, duration, read
 
@@ -213,7 +210,7 @@ def _flat(tree: Any, path: str = "") -> dict[str, Any]:
 
 def commands(folder: Path, config: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """(what for, command line): how to go on with this run."""
-    run = subprocess.list2cmdline([str(folder)]) if os.name == "nt" else shlex.quote(str(folder))
+    run = in_shell(folder)
     f = facts(config, log)
     longer = math.ceil(2 * max(f["planned"], f["images"], 1000) / 1000)
     found = [("Pictures from it", f"handful generate {run} --seeds 0-63 --grid")]

@@ -14,8 +14,9 @@ import torch
 from .. import config as config_module
 from .. import data
 from ..config import Config
+from ..data.loading import refusal
 from ..errors import HandfulError, UsageError
-from ..files import load_checkpoint, write_text
+from ..files import in_shell, load_checkpoint, write_text
 from ..infer.model import Model, load, pick_device
 from ..ops.memory import keep_freed_memory
 from . import checkpoint, choose, reduce
@@ -92,7 +93,11 @@ def _start(lines: list[str], recipe: str, out: str | os.PathLike | None, device_
     folder = Path(out) if out is not None else free_name(Path("runs"), f"{stem}-{config.recipe}")
     if rank == 0 and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise _in_use(folder)
+    if config.every.tensorboard:
+        log_module.summary_writer()                       # missing? then before anything is made
     if dry_run:
+        if scanned.problems and not config.data.skip_bad:
+            say(str(refusal(scanned.problems, scanned.count + len(scanned.problems), scanned.path)))
         say(choose.estimate(config, device, rank, world).line)
         return Run(folder, finished=False)
     dataset = _load(config, say, quiet)
@@ -109,7 +114,8 @@ def _start(lines: list[str], recipe: str, out: str | os.PathLike | None, device_
 
 def _resume(folder: Path, lines: list[str], device_name: str, dry_run: bool, report: bool, quiet: bool, say: Callable[[str], None]) -> Run:
     if not (folder / "config.json").exists():
-        raise UsageError(f"{folder} is not a run folder: it has no config.json")
+        raise UsageError(f"{folder} is not a run folder: it has no config.json" if folder.is_dir() else
+                         f"--resume {folder}: there is no such folder; name the one that handful train made")
     device, rank, world = _join(device_name)
     say = say if rank == 0 else (lambda line: None)
     old = config_module.resolved(config_module.read(folder / "config.json"))      # settings that came later are at their defaults
@@ -118,18 +124,20 @@ def _resume(folder: Path, lines: list[str], device_name: str, dry_run: bool, rep
     refused = [k for k in changed if not k.startswith(MAY_CHANGE)]
     if refused:
         what = "; ".join(f"{k} is {json.dumps(changed[k][0])}, not {json.dumps(changed[k][1])}" for k in refused)
-        raise UsageError(f"{folder} can't go on with other settings: {what}; start a new run for these, with --init-from {folder}")
+        raise UsageError(f"{folder} can't go on with other settings: {what}; start a new run for these, with --init-from {in_shell(folder)}")
     for key, (was, now) in changed.items():
         if key != "notes":
             say(f"changed: {key} {json.dumps(was)} -> {json.dumps(now)}")
     if not data.locate(config.data.path).exists():
-        raise HandfulError(f"the images of this run are no longer at {config.data.path}; name them: handful train DATA --resume {folder}")
+        raise HandfulError(f"the images of this run are no longer at {config.data.path}; name them: handful train DATA --resume {in_shell(folder)}")
     dataset = _load(config, say, quiet)
     if old.data.fingerprint and dataset.fingerprint != old.data.fingerprint:
         raise UsageError(f"{config.data.path} holds other images than this run was trained on ({len(dataset)} now, {old.data.count} then); "
-                         f"name the right ones: handful train DATA --resume {folder}")
+                         f"name the right ones: handful train DATA --resume {in_shell(folder)}")
     state = _last_good(folder, say)
     images, sec = state["progress"]["images_seen"], state["progress"].get("sec", 0.0)
+    if "train.kimg" in changed and to_images(config.train.kimg) < min(images, to_images(old.train.kimg)):
+        raise UsageError(f"--kimg {config.train.kimg:g}: {folder} has seen {images} images already; give more than {images / 1000:g}")
     if dry_run:
         say(f"{folder} stands at {images} of {config.train.kimg * 1000:.0f} images")
         return Run(folder, finished=False)
@@ -231,7 +239,10 @@ def _make(folder: Path, *, named: bool) -> Path:
 
 
 def _in_use(folder: Path) -> UsageError:
-    return UsageError(f"{folder} exists and is not empty; go on with it (handful train --resume {folder}) or name another --out")
+    if not folder.is_dir():
+        return UsageError(f"{folder} exists and is a file; name another --out")
+    go_on = f"go on with it (handful train --resume {in_shell(folder)}) or " if (folder / "config.json").exists() else ""
+    return UsageError(f"{folder} exists and is not empty; {go_on}name another --out")
 
 
 def _last_good(folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
