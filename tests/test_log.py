@@ -92,6 +92,7 @@ def test_the_progress_line():
     assert status(3200, 100_000, 75.04, values) == "kimg 3.2/100 | 75 img/s | 21 min left | D real 0.41 fake -0.38 | 1.9 GB"
     assert status(100_000, 100_000, 1234.5, {}) == "kimg 100/100 | 1234 img/s"
     assert status(32, 50, 0.0, {}) == "image 32 of 50"                       # kimg would round it away
+    assert status(64, 50, 0.0, {}) == "image 64 of 64"                       # the last batch is whole
     assert status(0, 1500, 0.0, {"d/bad_grads": 2, "g/bad_grads": 1}) == "kimg 0/1.5 | 3 bad gradients"
 
 

@@ -464,6 +464,12 @@ def test_a_disk_that_fills_up_within_a_model_file(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_threads_are_counted(monkeypatch):
+    for n, words in ((1, "1 CPU thread"), (2, "2 CPU threads")):
+        monkeypatch.setattr(torch, "get_num_threads", lambda n=n: n)
+        assert choose.machine(torch.device("cpu")) == words
+
+
 def test_a_gpu_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA X")
     assert choose.machine(torch.device("cuda")) == "NVIDIA X"

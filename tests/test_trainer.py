@@ -455,3 +455,14 @@ def test_gradients_of_a_further_pass_count_the_further_scales_of_a_fake():
     alone = trainer.nets.judge(made.image, c, rng=Rng(3), augment=False, extra=made.extra, pixel_grad=True)
     image = alone.pixel_grad("x").square().flatten(1).sum(1)
     assert (alone.grad_norm_sq("x") > image).all() and torch.equal(alone.grad_norm_sq("x"), alone.grad_norm_sq("x_in"))
+
+
+@pytest.mark.filterwarnings("ignore")                                     # the compiler's own, of several kinds
+def test_two_compiled_passes_before_one_backward(monkeypatch):
+    """The partitioner that inductor uses saves spectral norm's vectors themselves; the pass over the fakes must not move those of the reals."""
+    real_compile = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda m: real_compile(m, backend="aot_eager_decomp_partition"))
+    over = {"g": {"use": "fastgan", "ngf": 4, "z_dim": 8}, "d": {"use": "fastgan", "ndf": 4}, "train": {"batch": 4, "share_fakes": True}}
+    plain, twin = (run_steps(tiny_trainer("data.resolution=32", "terms.r1.gamma=0.1", "terms.r1.every=2", compile=c,
+                                          dataset=noise_set(8, resolution=32), **over), 3) for c in (False, True))
+    assert torch.allclose(weights(plain), weights(twin), rtol=1e-3, atol=1e-3)

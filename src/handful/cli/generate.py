@@ -20,6 +20,7 @@ def command(model, seeds, trunc, label, as_grid, out, batch, device):
 
     import numpy as np
 
+    from handful.data.problems import count
     from handful.infer import load
     from handful.infer.grid import grid, save_image
 
@@ -35,7 +36,7 @@ def command(model, seeds, trunc, label, as_grid, out, batch, device):
     for pictures in loaded.stream(numbers, trunc, label, batch):
         for picture in pictures:
             save_image(folder / f"seed{next(done):08d}.png", picture)
-    click.echo(f"{len(numbers)} pictures in {folder}")
+    click.echo(f"{count(len(numbers), 'picture')} in {folder}")
 
 
 def parse_seeds(text: str) -> list[int]:

@@ -18,6 +18,25 @@ Norm = Literal["spectral", "none"]
 EPS = 1e-12
 
 
+@torch.library.custom_op("handful::power_iteration", mutates_args=("u", "v"))
+def power_iteration(matrix: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """One power iteration: moves u [outputs] and v [inputs] in place, and returns them as tensors of their own. No gradient.
+
+    For compiled graphs alone, to which it is opaque: the partitioner would otherwise save the old u and compute v anew in the backward pass,
+    by when u has moved on, and autograd refuses.
+    """
+    new_v = F.normalize(torch.mv(matrix.t(), u), dim=0, eps=EPS)
+    new_u = F.normalize(torch.mv(matrix, new_v), dim=0, eps=EPS)
+    u.copy_(new_u)
+    v.copy_(new_v)
+    return new_u, new_v
+
+
+@power_iteration.register_fake
+def _(matrix: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(u), torch.empty_like(v)
+
+
 class Spectral(nn.Module):
     """Base of linear maps without bias whose `weight` may be spectrally normalised.
 
@@ -47,6 +66,9 @@ class Spectral(nn.Module):
             matrix = self.weight.transpose(0, self.dim).flatten(1)      # [outputs, inputs x kernel]
             if not (self.training if iterate is None else iterate):
                 return torch.dot(self.u.clone(), torch.mv(matrix, self.v.clone()))
+            if torch.compiler.is_compiling():
+                u, v = power_iteration(matrix.detach(), self.u, self.v)
+                return torch.dot(u, torch.mv(matrix, v))
             with torch.no_grad():
                 v = F.normalize(torch.mv(matrix.t(), self.u), dim=0, eps=EPS)
             product = torch.mv(matrix, v)                               # serves the iteration and sigma

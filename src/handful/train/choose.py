@@ -164,7 +164,8 @@ def machine(device: torch.device) -> str:
     """The device in words."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{torch.get_num_threads()} CPU threads" if device.type == "cpu" else "the Apple GPU"
+    threads = torch.get_num_threads()
+    return f"{threads} CPU thread{'s' if threads > 1 else ''}" if device.type == "cpu" else "the Apple GPU"
 
 
 def targets(recipe: str) -> list[dict[str, Any]]:

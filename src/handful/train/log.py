@@ -159,7 +159,7 @@ class _Speed:
 
 def status(images: int, total: int, images_per_sec: float, values: Mapping[str, float]) -> str:
     """"kimg 3.2/100 | 75 img/s | 12 min left | D real 0.41 fake -0.38 | 1.9 GB"; what isn't known yet is left out."""
-    parts = [f"kimg {_kimg(images)}/{_kimg(total)}" if total >= 1000 else f"image {images} of {total}"]
+    parts = [f"kimg {_kimg(images)}/{_kimg(total)}" if total >= 1000 else f"image {images} of {max(images, total)}"]   # the last batch may go beyond
     if images_per_sec > 0:
         parts += [f"{images_per_sec:.3g} img/s" if images_per_sec < 100 else f"{images_per_sec:.0f} img/s"]
         parts += [f"{duration((total - images) / images_per_sec)} left"] if images < total else []

@@ -38,7 +38,7 @@ class LiveNets:
 
     def forward_g(self, z: Tensor, c: Tensor | None, rng: Rng, *, frozen: bool = False, raw: bool = False) -> Generated:
         net = self.G if raw else self._fast.get(id(self.G), self.G)
-        with self.autocast(), frozen_buffers(self.G) if frozen else nullcontext():
+        with self.autocast(), self._buffers_of(self.G, frozen):
             out = net(z, c, rng=rng)
         return Generated(out.image.float(), out.latent, z, c, {k: v.float() for k, v in out.extra.items()}, out.stats)
 
@@ -48,10 +48,14 @@ class LiveNets:
         drawing = {"rng": rng} if raw.draws else {}
         run = raw if view.pixel_grad else self._fast.get(id(raw), raw)
         self.runs += 1
-        apart = frozen or (self._fast and view.pixel_grad)     # a compiled pass would overwrite what this graph has saved
-        with self.autocast(), frozen_buffers(raw, keep=not frozen) if apart else nullcontext():
+        with self.autocast(), self._buffers_of(raw, frozen):
             out = run(x_in, c, extra, view.features, **drawing)
         return Judged(out.logits.float(), out.features)
+
+    def _buffers_of(self, net: nn.Module, frozen: bool) -> AbstractContextManager:
+        """A compiled graph may save a buffer itself for its backward pass, which the next pass would overwrite: with compiled twins about every
+        pass works on copies, and what a live one wrote is taken over."""
+        return frozen_buffers(net, keep=not frozen) if frozen or self._fast else nullcontext()
 
     # --------------------------------------------------------------------------------- further passes, for terms (seam.Nets)
 
