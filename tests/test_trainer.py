@@ -337,7 +337,7 @@ def test_compiled_twins_share_weights_and_leave_second_order_to_the_raw_network(
     assert not any("_orig_mod" in k for k in twin.nets.D.state_dict())
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute")
+@pytest.mark.filterwarnings("ignore")
 def test_a_compiled_pass_leaves_the_graph_of_second_order_alone(monkeypatch):
     """Batch norm saves its buffers for the backward pass; the compiled pass over the fakes moves them before it comes to that."""
     real_compile = torch.compile
