@@ -335,6 +335,13 @@ def test_a_class_for_a_model_without_classes(done, capsys):
     assert "trained without classes" in refused(capsys, "generate", "run", "--class", "cat", "--device", "cpu")
 
 
+def test_half_precision_that_a_cpu_would_crawl_in_is_refused(photos, capsys, monkeypatch):
+    assert "--precision fp16: CPUs compute it many times slower" in refused(capsys, "train", photos, *TINY, "--precision", "fp16")
+    monkeypatch.setattr("handful.train.choose.cpu_has_bf16", lambda: False)
+    assert "--precision bf16: this CPU has no bf16 instructions" in refused(capsys, "train", photos, *TINY, "--precision", "bf16")
+    assert not Path("runs").exists()
+
+
 def test_a_device_that_is_not_there(photos, capsys):
     if torch.cuda.is_available():
         pytest.skip("this machine has the device")

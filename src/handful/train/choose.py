@@ -68,6 +68,8 @@ def precision(wanted: str, device: torch.device) -> str:
     """
     if wanted == "bf16" and device.type == "cpu" and not cpu_has_bf16():
         raise UsageError("--precision bf16: this CPU has no bf16 instructions and would be many times slower; leave it at auto")
+    if wanted == "fp16" and device.type == "cpu":
+        raise UsageError("--precision fp16: CPUs compute it many times slower than fp32; leave it at auto")
     if wanted != "auto":
         return wanted
     if device.type == "cpu":
