@@ -167,7 +167,7 @@ def keep(row: dict, args: argparse.Namespace) -> None:
     command = "python benchmarks/train_step.py " + " ".join(a for a in sys.argv[1:] if a not in ("--record", args.record, "--json"))
     note = f"batch {row['batch']}, {row['precision']}, torch {row['torch']}, plain convolution {row['plain conv']:.0f} GFLOP/s"
     for figure, unit in (("images/s", "images/s"), ("CPU-s/image", "CPU-s"), ("peak GB", "GB")):
-        label = " ".join([row["recipe"], *row["settings"]])
+        label = " ".join([row["recipe"], *row["settings"], row["precision"]])
         record(f"{label}: {figure}", row[figure], unit, command, device=args.record, seed=0, group="Training step", note=note)
 
 
