@@ -74,14 +74,14 @@ def test_a_run_folder_holds_what_it_should(done):
     assert config["g"]["width"] == 8 and config["data"]["count"] == 12 and config["handful"] == handful.__version__
 
 
-def test_the_saved_configuration_reproduces_the_run(done, photos):
-    from handful import config as config_module
-
-    again = config_module.read(done / "config.json")
-    tree = config_module.to_tree(again)
-    settings = {k: tree[k] for k in ("g", "d", "augment", "loss", "terms", "optim_g", "optim_d", "ema", "train", "every")}
-    handful.train(photos, "fastgan64_narrow", "again", res=16, settings=settings, device="cpu", quiet=True)
+def test_the_saved_configuration_reproduces_the_run(done, photos, capsys):
+    assert command("train", photos, "--recipe", "run/config.json", "--out", "again", "--device", "cpu") == 0
+    assert "settings from run/config.json" in capsys.readouterr().out
     assert same(tensors(done, 40), tensors(Path("again"), 40))
+    from handful import config
+
+    assert set(config.differences(config.read(done / "config.json"), config.read(Path("again") / "config.json"))) == {"notes"}
+    assert "nothing.json doesn't exist" in refused(capsys, "train", photos, "--recipe", "nothing.json", code=1)
 
 
 def test_resuming_is_bit_exact_and_kimg_lengthens(done, photos, capsys):

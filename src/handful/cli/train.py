@@ -9,7 +9,7 @@ GRACE_SEC = 10                       # for the other processes to end when one h
 
 @click.command(name="train")
 @click.argument("data", required=False)
-@click.option("--recipe", default="auto", show_default=True, help="A name of `handful list recipes`; auto chooses for the data and the machine.")
+@click.option("--recipe", default="auto", show_default=True, help="A name of `handful list recipes`, or another run's config.json.")
 @click.option("--out", type=click.Path(), help="The run's folder.  [default: runs/NAME]")
 @click.option("--res", type=int, help="Resolution in pixels.")
 @click.option("--kimg", type=float, help="Length: thousands of real images shown to the discriminator.")

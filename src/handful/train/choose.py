@@ -6,11 +6,13 @@ import dataclasses
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from .. import catalog
+from .. import config as config_module
 from ..config import Config, merge
 from ..data import Dataset, Scan
 from ..errors import UsageError
@@ -30,7 +32,9 @@ class Choice:
 
 
 def choose(recipe: str, scanned: Scan, device: torch.device, asked: Mapping[str, Any]) -> Choice:
-    """The recipe, chosen where it is "auto". asked: what the user set, as a tree; it always wins."""
+    """The recipe, chosen where it is "auto", or the settings of another run. asked: what the user set, as a tree; it always wins."""
+    if recipe.endswith(".json"):
+        return Choice(config_module.to_tree(config_module.read(Path(recipe))), [f"settings from {recipe}"])
     why = []
     res = asked.get("data", {}).get("resolution")
     res = min(res) if isinstance(res, list) else res             # recipes compute with one number
