@@ -59,9 +59,10 @@ def train(path: str | os.PathLike | None = None, recipe: str = "auto", out: str 
           say: Callable[[str], None] | None = None) -> Run:
     """Trains a generator on the images of a folder or zip; returns a handle on the run's folder.
 
-    recipe: a name of `handful list recipes`, the config.json of another run, or "auto": a good choice for data and machine. res in pixels; kimg: thousands of real
-    images shown to D; settings: {"g.ngf": 32} or ["g.ngf=32"], over the recipe's. resume: a run folder to go on with, bit for bit; `path` may
-    then be left out, and `kimg` lengthens it. init_from: a MODEL whose weights to start from. Errors: HandfulError, UsageError.
+    recipe: a name of `handful list recipes`, the config.json of another run, or "auto": a good choice for data and machine. res in pixels;
+    kimg: thousands of real images shown to D; settings: {"g.ngf": 32} or ["g.ngf=32"], over the recipe's. resume: a run folder to go on with,
+    bit for bit; `path` may then be left out, and `kimg` lengthens it. init_from: a MODEL whose weights to start from. Errors: HandfulError,
+    UsageError.
     """
     say = say or (lambda line: None if quiet else print(line))
     lines = [f"{k}={json.dumps(v)}" for k, v in settings.items()] if isinstance(settings, Mapping) else list(settings)
