@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -394,6 +394,3 @@ class Transfer(Protocol):
     def apply(self, nets: Nets) -> Nets: ...
 
     def trainable(self, side: Side, images: int) -> Iterable[nn.Parameter]: ...
-
-
-Kwargs = Mapping[str, Any]

@@ -46,7 +46,7 @@ def check_command(data, res, fit, filter, channels, window, labels, near, sheet,
     from pathlib import Path
 
     from handful.data import check
-    from handful.data.writing import write_atomically
+    from handful.files import write_text
 
     with progress_of("checking") as progress:
         report = check(
@@ -59,7 +59,7 @@ def check_command(data, res, fit, filter, channels, window, labels, near, sheet,
     else:
         click.echo("\n".join(report.lines()))
         if json_file:
-            write_atomically(Path(json_file), text.encode())
+            write_text(Path(json_file), text)
     if not report.ok:
         raise SystemExit(1)
 

@@ -20,8 +20,8 @@ from handful.data.problems import Problem, attempt, count, show
 from handful.data.similar import groups, near_pairs, thumbprint
 from handful.data.sources import open_source
 from handful.data.threads import in_threads
-from handful.data.writing import write_atomically
 from handful.errors import UsageError
+from handful.files import atomic
 
 SHEET_IMAGES, SHEET_TILE = 100, 96
 
@@ -162,4 +162,4 @@ def _write_sheet(tiles: list[Image.Image], path: Path) -> None:
         sheet.paste(tile, (left + (SHEET_TILE - tile.width) // 2, top + (SHEET_TILE - tile.height) // 2))
     encoded = io.BytesIO()
     sheet.save(encoded, "PNG" if path.suffix.lower() == ".png" else "JPEG", quality=90)
-    write_atomically(path, encoded.getvalue())
+    atomic(path, lambda p: p.write_bytes(encoded.getvalue()))

@@ -104,19 +104,6 @@ def prepare(
     return result
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """The whole content or nothing: a temporary name in the same folder, then a rename. Raises HandfulError when that fails."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise HandfulError(f"can't write '{path}' ({error.strerror or error}); make room, or choose another place") from None
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _encoded(image: Image.Image, about: Facts) -> tuple[bytes, Facts]:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=1)  # half the size of level 0, which the official tool writes, at little cost

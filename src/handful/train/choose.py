@@ -67,8 +67,8 @@ def _pick(scanned: Scan, device: torch.device, res: int | None) -> tuple[str, st
 def precision(wanted: str, device: torch.device) -> str:
     """The number format of the networks' passes. auto: bf16 on GPUs and CPUs that compute it, fp16 on older GPUs, fp32 elsewhere.
 
-    Where a CPU has the instructions a step of the full FastGAN took 0.54 of the CPU time of fp32, a narrow one 0.75 to 0.8
-    (benchmarks/train_step.py); where it hasn't, many times more.
+    Where a CPU has the instructions a step of the full FastGAN takes 0.6 of the CPU time of fp32, a narrow one 0.7 to 0.95 (docs/results.md);
+    where it hasn't, many times more.
     """
     if wanted == "bf16" and device.type == "cpu" and not cpu_has_bf16():
         raise UsageError("--precision bf16: this CPU has no bf16 instructions and would be many times slower; leave it at auto")
