@@ -1,0 +1,37 @@
+"""Convolutions with resampling as StyleGAN2 has them (Karras et al. 2020): plain, up by 2 and down by 2, each as one operator.
+
+The resampling filter is [1,3,3,1] along both axes. No bias, no activation, no modulation: callers scale x, the weight or the result.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from .upfirdn import BINOMIAL, Impl, downsample2d, upfirdn2d, upsample2d
+
+
+def conv2d(x: Tensor, weight: Tensor, *, impl: Impl = "auto") -> Tensor:
+    """x [B,I,H,W], weight [O,I,k,k] -> [B,O,H,W]: correlation with padding k//2."""
+    return F.conv2d(x, weight, padding=weight.shape[2] // 2)
+
+
+def conv2d_up(x: Tensor, weight: Tensor, *, impl: Impl = "auto") -> Tensor:
+    """x [B,I,H,W], weight [O,I,k,k], k 3 or 1 -> [B,O,2H,2W].
+
+    k = 3: stride-2 transposed convolution without padding (2H+1), then the filter with padding 1 and gain 4. The weight is not turned round, so
+    this is a true convolution of the zero-stuffed input where `conv2d` is a correlation. k = 1: the convolution, then `upsample2d`.
+    """
+    if weight.shape[2] == 1:
+        return upsample2d(F.conv2d(x, weight), impl=impl)
+    return upfirdn2d(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2), BINOMIAL, padding=(1, 1, 1, 1), gain=4.0, impl=impl)
+
+
+def conv2d_down(x: Tensor, weight: Tensor, *, impl: Impl = "auto") -> Tensor:
+    """x [B,I,H,W], weight [O,I,k,k], k 3 or 1 -> [B,O,H/2,W/2].
+
+    k = 3: the filter with padding 2 (H+1), then a stride-2 convolution without padding. k = 1: `downsample2d`, then the convolution.
+    """
+    if weight.shape[2] == 1:
+        return F.conv2d(downsample2d(x, impl=impl), weight)
+    return F.conv2d(upfirdn2d(x, BINOMIAL, padding=(2, 2, 2, 2), impl=impl), weight, stride=2)
