@@ -72,6 +72,10 @@ class Generator(nn.Module):
     def commit(self, means: Mapping[str, Tensor]) -> None:
         """Once per optimiser step of G with the batch means of `Generated.stats` (w_avg and the like)."""
 
+    def sample(self, z: Tensor, c: Tensor | None = None, *, rng: Rng, truncation: float = 1.0) -> Tensor:
+        """Images [B,C,H,W] for people. truncation: 1 none, 0 the average picture. Default: scales z, for want of a mapping network."""
+        return self(z * truncation, c, rng=rng).image
+
 
 class Discriminator(nn.Module):
     """Base of discriminators. `feature_info` always has "pre_logits"; `stem` is the first layer, so that a wrapper can add to it."""

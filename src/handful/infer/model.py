@@ -102,9 +102,8 @@ class Model:
         c = self.label(label, seeds)
         for at in range(0, len(seeds), batch):
             some = seeds[at:at + batch]
-            z = self.latents(some) * truncation
-            image = self.generator(z, None if c is None else c[at:at + batch], rng=SeedRng(some, self.device)).image
-            yield to_uint8(image)
+            labels = None if c is None else c[at:at + batch]
+            yield to_uint8(self.generator.sample(self.latents(some), labels, rng=SeedRng(some, self.device), truncation=truncation))
 
 
 def to_uint8(image: Tensor) -> np.ndarray:
