@@ -260,7 +260,7 @@ class Nets(Protocol):
 
 @dataclass(frozen=True)
 class Context:
-    """All that a term may see of one micro-batch.
+    """All that a term may see of one micro-batch. Held-out images may be looked at, never trained on: that pass has no graph.
 
     step: iterations done; substep: number of the D step within the iteration; images_seen: reals shown to D so far; batch: images of the
     global batch; slots: this micro-batch's range of them; rng: the term's own stream, the same whatever other terms there are.
@@ -344,6 +344,10 @@ class Term(nn.Module):
         means: of its stats, scalars on the device, equal on all ranks; gathered: what it asked to gather, whole batches in global order;
         images: of the batch, 0 in a step that some term has of its own, so that counting them counts iterations.
         """
+
+    def advice(self, logged: Mapping[str, float]) -> str | None:
+        """A line for the user, or None. Asked whenever the log is written, with the means of its stats as plain numbers."""
+        return None
 
 
 @runtime_checkable

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
+
+from handful.errors import HandfulError
 
 
 @dataclass
@@ -24,9 +26,27 @@ class Dataset:
     fingerprint: str = ""
     notes: list[str] = field(default_factory=list)
     mapped: bool = False
+    rows: Tensor | None = None           # int64: which of `images` these are; None: all. Labels and names are those of the rows.
 
     def __len__(self) -> int:
-        return self.images.shape[0]
+        return self.images.shape[0] if self.rows is None else len(self.rows)
+
+    def split(self, holdout: float, seed: int) -> tuple[Dataset, Dataset | None]:
+        """(training images, held-out images), by a draw of `seed`: disjoint views of the same memory, each in the old order.
+
+        holdout: share kept out, 0 to 1; at least one image where it isn't 0. Raises HandfulError where fewer than 2 images would stay.
+        """
+        if not holdout:
+            return self, None
+        n = max(1, round(holdout * len(self)))
+        if len(self) - n < 2:
+            raise HandfulError(f"data.holdout={holdout:g} leaves {len(self) - n} of {len(self)} images to train on; take a smaller share")
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+        return self._of(order[n:].sort().values), self._of(order[:n].sort().values)
+
+    def _of(self, rows: Tensor) -> Dataset:
+        return replace(self, labels=None if self.labels is None else self.labels[rows.to(self.labels.device)],
+                       names=[self.names[i] for i in rows.tolist()] if self.names else [], rows=rows if self.rows is None else self.rows[rows])
 
     @property
     def num_classes(self) -> int:
@@ -59,7 +79,7 @@ class Dataset:
         Images travel as uint8, through pinned memory to a CUDA device.
         """
         device = torch.device(device)
-        at = _send(index, self.images.device)
+        at = _send(index if self.rows is None else self.rows[index], self.images.device)
         if self.images.device.type == "cpu" and device.type == "cuda":
             pixels = torch.empty((len(index), *self.images.shape[1:]), dtype=torch.uint8, pin_memory=True)
             torch.index_select(self.images, 0, at, out=pixels)
@@ -69,7 +89,7 @@ class Dataset:
         if flip is not None:
             pixels = torch.where(_send(flip, device)[:, None, None, None], pixels.flip(3), pixels)
         image = pixels.to(torch.float32).div_(127.5).sub_(1)
-        return image, None if self.labels is None else _send(self.labels[at], device)
+        return image, None if self.labels is None else _send(self.labels[_send(index, self.labels.device)], device)
 
 
 def _send(tensor: Tensor, device: torch.device) -> Tensor:

@@ -73,6 +73,8 @@ def fit(trainer: Trainer, folder: Path, log: Log, *, sec_before: float = 0.0) ->
                 if first:
                     log.write(now, {"step": trainer.iteration, "sec": sec, "images_per_sec": speed, "memory_gb": memory_gb(trainer.device),
                                     **values})
+                    for line in trainer.advice(values):
+                        log.say(line, now)
                 tick, tick_images = time.perf_counter(), now
             if first and (_due(before, now, config.every.preview_kimg) or done):
                 _preview(trainer, folder)

@@ -33,7 +33,8 @@ class Trainer:
 
     def __init__(self, config: Config, dataset: Dataset, device: torch.device, *, rank: int = 0, world: int = 1,
                  precision: str = "fp32", compile: bool = False) -> None:
-        self.config, self.dataset, self.device, self.rank, self.world = config, dataset, device, rank, world
+        self.config, self.device, self.rank, self.world = config, device, rank, world
+        self.dataset, self.heldout = dataset.split(config.data.holdout, derive(config.seed, "holdout"))
         self.batch = config.train.batch
         self.g_batch = config.train.g_batch or self.batch
         for name, batch in (("train.batch", self.batch), ("train.g_batch", self.g_batch)):
@@ -41,7 +42,7 @@ class Trainer:
                 raise HandfulError(f"{name}={batch} can't be shared by {world} processes; take a multiple of {world}")
         largest = max(self.batch, self.g_batch)
         self.micro_batch = min(config.train.micro_batch or largest, largest // world)
-        self.sampler = Sampler(len(dataset), derive(config.seed, "order"))
+        self.sampler = Sampler(len(self.dataset), derive(config.seed, "order"))
         bare = self._bare_networks()                      # first: a resolution that the architecture hasn't is its to refuse
         methods = self._methods()
         self.nets = self._networks(*bare, methods, precision, compile)
@@ -108,9 +109,12 @@ class Trainer:
     def _check(self) -> None:
         for phase in self.plan:
             need = union(self.terms, phase.names, phase.side)
-            if need.heldout:
-                raise HandfulError(f"terms {', '.join(phase.names)} want held-out images, and this data set has none")
-            for view in (need.real, need.fake):
+            if need.heldout.pixel_grad:
+                raise HandfulError(f"terms {', '.join(phase.names)}: held-out images may be looked at, not trained on")
+            if need.heldout and self.heldout is None:
+                who = [n for n in phase.names if (self.terms[n].needs(phase.side) or Needs()).heldout]
+                raise HandfulError(f"terms.{', terms.'.join(who)}: wants images that D doesn't train on; keep some out (--set data.holdout=0.1)")
+            for view in (need.real, need.fake, need.heldout):
                 unknown = view.features - self.nets.D.feature_info.keys()
                 if unknown:
                     raise HandfulError(f"{self.config.d.name} has no feature {sorted(unknown)}; it has {sorted(self.nets.D.feature_info)}")
@@ -225,7 +229,7 @@ class Trainer:
 
     @staticmethod
     def _seen_by(passes: Mapping[str, Pass], needs: Needs, name: str) -> dict[str, Pass]:
-        views = {"real": needs.real, "fake": needs.fake}
+        views = {"real": needs.real, "fake": needs.fake, "heldout": needs.heldout}
         return {k: p.seen_by(views[k], f"term '{name}'") for k, p in passes.items() if views[k]}
 
     def _train_only(self, side: Side) -> None:
@@ -276,7 +280,8 @@ class Trainer:
         else:
             judged = {k: self.nets.forward_d(r["x_in"], r["c"], r["extra"], views[k], frozen=not asked[k], rng=rngs[k])
                       for k, r in ready.items()}
-        return {k: Pass(judged=judged[k], view=views[k], **r) for k, r in ready.items()}
+        passes = {k: Pass(judged=judged[k], view=views[k], **r) for k, r in ready.items()}
+        return passes | ({"heldout": self._heldout(phase, need.heldout, at, batch, slots)} if need.heldout else {})
 
     def _judge_jointly(self, ready: Mapping[str, dict[str, Any]], view: View, rng: Rng, *, frozen: bool) -> dict[str, Judged]:
         """One D pass over fakes, then reals (the order of DiffAugment's BigGAN); batch statistics then span both."""
@@ -304,6 +309,17 @@ class Trainer:
             x = x.requires_grad_()
         aug = self.nets.augment.draw(x, rng.fork("augment")) if "real" in self.config.train.augment_at else Augmented(x)
         return {"x": x, "x_in": aug.image, "extra": self.nets.D.extra_of(aug.image), "c": c, "aug": aug, "meta": {"index": index}}
+
+    @torch.no_grad()
+    def _heldout(self, phase: Phase, view: View, at: int, batch: int, slots: range) -> Pass:
+        """Held-out images, one after the other through the whole set, as D sees reals; without a graph."""
+        index = (at + torch.arange(slots.start, slots.stop)) % len(self.heldout)
+        x, c = self.heldout.batch(index, None, self.device)
+        rng = self._rng(at, phase.key, "heldout", batch=batch, slots=slots)
+        aug = self.nets.augment.draw(x, rng.fork("augment")) if "real" in self.config.train.augment_at else Augmented(x)
+        extra = self.nets.D.extra_of(aug.image)
+        judged = self.nets.forward_d(aug.image, c, extra, view, frozen=True, rng=rng.fork("d"))
+        return Pass(x, aug.image, judged, view, extra, None, c, aug, {"index": index})
 
     def _fakes(self, phase: Phase, need: Needs, at: int, batch: int, slots: range, labels: Tensor | None) -> dict[str, Any] | None:
         if not need.fake:
@@ -393,6 +409,12 @@ class Trainer:
                 out[key] = total / count if count else math.nan
         self._log.clear()
         return out
+
+    def advice(self, logged: Mapping[str, float]) -> list[str]:
+        """What the terms have to say about the values of `take_log`."""
+        found = ((t.advice({k.split("/", 2)[2]: v for k, v in logged.items() if k.split("/")[1:2] == [name] and k.count("/") == 2}))
+                 for name, t in self.terms.items())
+        return [line for line in found if line]
 
     # ------------------------------------------------------------------------------------------------------- the state
 

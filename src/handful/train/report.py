@@ -21,7 +21,9 @@ SIDE = 1024                                  # pixels; wider previews are scaled
 PREVIEW_BYTES = 10_000_000                   # of all previews; as base64 a third more
 
 _MAIN = {
-    "D's logits": {"d/logits_real": "reals", "d/logits_fake": "fakes, D's step", "g/logits_fake": "fakes, G's step"},
+    "D's logits": {"d/logits_real": "reals", "d/heldout_logits/logits": "held-out reals", "d/logits_fake": "fakes, D's step",
+                   "g/logits_fake": "fakes, G's step"},
+    "Adaptive augmentation": {"d/ada_controller/p": "p", "d/ada_controller/sign": "r_t"},
     "Losses": {"d/loss": "D", "g/loss": "G"},
     "Gradient norms": {"d/grad_norm": "D", "g/grad_norm": "G"},
     "Images per second": {"images_per_sec": "images/s"},

@@ -86,7 +86,10 @@ def _start(lines: list[str], recipe: str, out: str | os.PathLike | None, device_
     place = config_module.sections(asked, "data", "train").data
     scanned = data.scan(place.path, labels=place.labels)
     choice = choose.choose(recipe, scanned, device, asked)
-    config = config_module.parse(config_module.assign(choice.tree, lines))
+    tree = config_module.assign(choice.tree, lines)
+    if place.holdout:                                     # they are kept out to be looked at
+        tree.setdefault("terms", {}).setdefault("heldout_logits", {"use": "heldout_logits"})
+    config = config_module.parse(tree)
     config.notes = choice.why
     for line in choice.why:
         say(line)

@@ -1,0 +1,112 @@
+"""The controller of adaptive augmentation: more of it while D overfits, less while it doesn't.
+
+Karras, Aittala, Hellsten, Laine, Lehtinen, Aila: Training Generative Adversarial Networks with Limited Data, NeurIPS 2020, section 3.1, equation 1.
+It adds nothing to the losses. Every `interval` iterations a strength p moves by a fixed amount towards a target value of one of two heuristics:
+
+* r_t = E[sign(D(T(x)))] over all of D's logits on reals since the last time, those of the lazy phases (R1) too; target 0.6.
+* r_v = (E[D_train] - E[D_heldout]) / (E[D_train] - E[D_fake]); target 0.5; needs held-out images (data.holdout), a batch of which passes D in
+  every step, as in the TensorFlow release. r = 0 means no overfitting in both, r = 1 complete overfitting.
+
+Defaults are those of the PyTorch release: interval 4, kimg 500 (p goes from 0 to 1 within 500 000 images; 100 when fine-tuning), p never below 0
+and without an upper bound (beyond 1 nothing changes but the way back). `max_p` bounds it: above 0.8 augmentations begin to show in the generated
+images (appendix C). The release forgets p on resume; here it is part of the state, as are the running sums.
+
+It moves whatever has a `p` (`seam.Strength`): by default the augmentation, else what a wrapper put into D (`of="d"`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from handful.errors import HandfulError
+from handful.seam import Context, Needs, Nets, Result, Side, Strength, Term, View
+
+LEAKS_FROM = 0.8            # appendix C and section 3: safe below about this
+PATIENCE = 10               # log lines in a row above it before a word is said
+
+
+class AdaController(Term):
+    """statistic: "r_t" or "r_v"; target: None takes 0.6 or 0.5. interval in iterations; kimg: thousands of images in which p moves by 1.
+
+    max_p: None for no bound. of: "auto" (the augmentation if it has a p, else the one place inside D that has), "augment" or "d".
+    Stats per real: p, sign (r_t), and with r_v the logits of reals, held-out images and fakes. Raises HandfulError where nothing has a p.
+    """
+
+    def __init__(self, target: float | None = None, kimg: float = 500.0, interval: int = 4, statistic: Literal["r_t", "r_v"] = "r_t",
+                 max_p: float | None = None, of: Literal["auto", "augment", "d"] = "auto") -> None:
+        super().__init__()
+        self.target = {"r_t": 0.6, "r_v": 0.5}[statistic] if target is None else target
+        self.kimg, self.interval, self.statistic, self.max_p, self.of = kimg, interval, statistic, max_p, of
+        self.observes = statistic == "r_t"                 # r_v wants fakes and held-out images, which the lazy phases don't have
+        for name in ("real", "other", "fake", "batches", "images"):
+            self.register_buffer(name, torch.zeros(()))    # sums since the last move: r_t's signs or logits, over how many batches and images
+        self.register_buffer("iterations", torch.zeros((), dtype=torch.int64))
+        self._high = 0
+
+    def setup(self, nets: Nets) -> None:
+        self._strength(nets)
+
+    def _strength(self, nets: Nets) -> Strength:
+        if self.of in ("auto", "augment") and _has_p(nets.augment):
+            return nets.augment
+        inside = [] if self.of == "augment" else [m for m in nets.D.modules() if _has_p(m)]
+        if len(inside) != 1:
+            found = "nothing here has a strength p to move" if not inside else f"{len(inside)} places inside D have a strength p"
+            raise HandfulError(f"terms.ada_controller: {found}; take an augmentation that has one (--set augment=ada), or leave the term out "
+                               f"(--set terms.ada_controller=null)")
+        return inside[0]
+
+    def needs(self, side: Side) -> Needs | None:
+        if side == "g":
+            return None
+        logits = View(logits=True)
+        return Needs(real=logits) if self.statistic == "r_t" else Needs(real=logits, fake=logits, heldout=logits)
+
+    def forward(self, ctx: Context) -> Result:
+        real = _per_image(ctx.real.logits)
+        stats = {"sign": real.sign(), "p": self._strength(ctx.nets).p.detach().expand(len(real))}
+        if self.statistic == "r_v":
+            stats |= {"logits_real": real, "logits_heldout": _per_image(ctx.heldout.logits), "logits_fake": _per_image(ctx.fake.logits)}
+        return Result(stats=stats)
+
+    def commit(self, side: Side, means: Mapping[str, Tensor], gathered: Mapping[str, Tensor], nets: Nets, images: int) -> None:
+        if self.statistic == "r_t":
+            self.real += means["sign"]
+        else:
+            self.real += means["logits_real"]
+            self.other += means["logits_heldout"]
+            self.fake += means["logits_fake"]
+        self.batches += 1
+        self.images += images
+        self.iterations += images > 0                      # a lazy phase belongs to the iteration before it
+        p = self._strength(nets).p
+        due = (self.iterations % self.interval == 0) & (images > 0)
+        step = torch.sign(self.overfitting() - self.target) * self.images / (1000 * self.kimg)
+        p.copy_(torch.where(due, (p + step).clamp(0, self.max_p), p))
+        for total in (self.real, self.other, self.fake, self.batches, self.images):
+            total.mul_(~due)
+
+    def overfitting(self) -> Tensor:
+        """The heuristic over what was seen since p last moved: a scalar, 0 none, 1 complete."""
+        if self.statistic == "r_t":
+            return self.real / self.batches
+        return (self.real - self.other) / (self.real - self.fake).clamp(min=1e-8 * self.batches)
+
+    def advice(self, logged: Mapping[str, float]) -> str | None:
+        self._high = self._high + 1 if logged.get("p", 0.0) > LEAKS_FROM else 0
+        if self._high != PATIENCE:
+            return None
+        return (f"the augmentation's p has stayed above {LEAKS_FROM} ({logged['p']:.2f}): augmented looks may leak into the pictures, and D still "
+                f"overfits; more images or a smaller discriminator help, --set terms.ada_controller.max_p={LEAKS_FROM} prevents it")
+
+
+def _has_p(module: object) -> bool:
+    return isinstance(getattr(module, "p", None), Tensor)
+
+
+def _per_image(logits: Tensor) -> Tensor:
+    return logits.detach().flatten(1).mean(1) if logits.ndim > 1 else logits.detach()
