@@ -40,7 +40,8 @@ class PathLength(Term):
         shrink = self.shrink if len(ctx.slots) >= self.shrink else 1             # a micro-batch of one image stays whole
         slots = range(ctx.slots.start // shrink, ctx.slots.stop // shrink)
         rng = ctx.rng.fork("latents", batch=ctx.batch // shrink, slots=slots)
-        made = ctx.nets.generate(*_by_z(*ctx.nets.latents(len(slots), rng)), rng=rng.fork("noise"))
+        z, c = ctx.nets.latents(len(slots), rng)
+        made = ctx.nets.generate(z.requires_grad_(), c, rng=rng.fork("noise"))    # where the latent is z itself it must be a leaf
         y = rng.fork("y").randn(*made.image.shape)
         length = path_lengths(made.image, made.latent, y)                         # [n]
         average = self.average + self.decay * (length.mean() - self.average)
@@ -58,8 +59,3 @@ def path_lengths(image: Tensor, latent: Tensor, y: Tensor) -> Tensor:
         grad, = torch.autograd.grad(seen, latent, create_graph=True)
         grad = grad.float()
         return (grad.square().sum(2).mean(1) if grad.ndim == 3 else grad.square().sum(1)).sqrt()
-
-
-def _by_z(z: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Where the latent is z itself it must be a leaf to differentiate by."""
-    return z.requires_grad_(), c
