@@ -1,0 +1,69 @@
+"""Layers with an equalised learning rate (Karras et al. 2018, section 4.1): unit-variance weights, multiplied by a constant at run time.
+
+    y = gain * act(lr / sqrt(fan_in) * W x + lr * b)         act: leaky ReLU of slope 0.2 with gain sqrt(2), or none
+
+Leaky ReLU is positively homogeneous, so all constants are multiplied into the smaller of weight and input, and into the bias, and the result
+is touched by nothing but the activation. The layers compute in the dtype of their input; parameters stay as they are.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..ops.conv import conv2d, conv2d_down, conv2d_up
+
+SLOPE = 0.2
+
+
+class EqualLinear(nn.Module):
+    """[B,cin] -> [B,cout]. lr: learning-rate multiplier (the stored weight is N(0, 1/lr^2)); bias: its initial value; lrelu: with activation."""
+
+    def __init__(self, cin: int, cout: int, *, lr: float = 1.0, bias: float = 0.0, lrelu: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(cout, cin) / lr)
+        self.bias = nn.Parameter(torch.full((cout,), float(bias)))
+        self.lrelu = lrelu
+        self.bias_gain = lr * (math.sqrt(2) if lrelu else 1.0)
+        self.gain = self.bias_gain / math.sqrt(cin)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.linear(x * self.gain, self.weight.to(x.dtype), (self.bias * self.bias_gain).to(x.dtype))
+        return F.leaky_relu_(y, SLOPE) if self.lrelu else y
+
+    def row(self, c: Tensor) -> Tensor:
+        """`forward` of one-hot vectors: int64 [B] -> [B,cout]. Without activation."""
+        return F.embedding(c, self.weight.t()) * self.gain + self.bias * self.bias_gain
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[1]}, {self.weight.shape[0]}"
+
+
+class EqualConv2d(nn.Module):
+    """[B,cin,H,W] -> [B,cout,H',W'], kernel k x k, padding k // 2.
+
+    resample: "up" or "down" by 2 with the filter [1,3,3,1] (ops/conv.py); lrelu: with bias and activation, else with neither; gain: a further factor.
+    """
+
+    def __init__(self, cin: int, cout: int, kernel: int, *, resample: str | None = None, lrelu: bool = True, gain: float = 1.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(cout, cin, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(cout)) if lrelu else None
+        self.resample, self.operator = resample, {None: conv2d, "up": conv2d_up, "down": conv2d_down}[resample]
+        self.bias_gain = gain * (math.sqrt(2) if lrelu else 1.0)
+        self.gain = self.bias_gain / math.sqrt(cin * kernel * kernel)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.numel() < self.weight.numel():
+            x, weight = x * self.gain, self.weight.to(x.dtype)
+        else:
+            weight = (self.weight * self.gain).to(x.dtype)
+        bias = None if self.bias is None else (self.bias * self.bias_gain).to(x.dtype)
+        y = self.operator(x, weight)
+        return y if bias is None else F.leaky_relu_(y.add_(bias[:, None, None]), SLOPE)
+
+    def extra_repr(self) -> str:
+        return f"{'x'.join(map(str, self.weight.shape))}{', ' + self.resample if self.resample else ''}"
