@@ -4,7 +4,8 @@
     python benchmarks/train_step.py fastgan256 --set terms.reconstruction=null --threads 2
     python benchmarks/train_step.py fastgan256 --device cuda --steps 50 --compile on --record "H200"
 
-A plain 3x3 convolution, forward and backward, runs in the same process as calibration: machines and their load differ, the ratio less so.
+Lazy terms count by their share of the iterations. A plain 3x3 convolution, forward and backward, runs in the same process as calibration:
+machines and their load differ, the ratio less so.
 """
 
 from __future__ import annotations
@@ -72,32 +73,87 @@ def measure(recipe: str, args: argparse.Namespace) -> dict:
     res, batch = parsed.data.resolution, parsed.train.batch * parsed.train.d_steps
     dataset = Dataset(torch.randint(0, 256, (2 * batch, parsed.data.channels, res, res), dtype=torch.uint8))
     dataset.place(device, choose.data_budget(device))
-    build = lambda compiled: Trainer(parsed, dataset, device, precision=choose.precision(args.precision, device), compile=compiled)  # noqa: E731
     compiled = choose.compiles(args.compile, device)
+    build = lambda compiled: Trainer(parsed, dataset, device, precision=choose.precision(args.precision, device), compile=compiled)  # noqa: E731
+    phases = Phases(build(False), device)
     with FlopCounterMode(display=False) as flops:
-        build(False).step()
-    trainer = build(compiled)
+        phases.flops = flops.get_total_flops
+        phases.step()
+    work = phases.cycle("flops") / batch / 1e9
+    if compiled:
+        phases = Phases(build(True), device)
+    phases.flops, trainer = (lambda: 0), phases.trainer
     plain = plain_convolution(device)
-    parts = watch(trainer, device)
-    for _ in range(3 if device.type == "cuda" else 1):
-        trainer.step()
-    wait(device)
+    for _ in range(2 if device.type == "cuda" else 0):
+        phases.step()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    parts.clear()
-    steps, wall, cpu = 0, time.perf_counter(), time.process_time()
-    while steps < (args.steps or 10**9) and (args.steps or steps < 2 or time.perf_counter() - wall < 20):
-        trainer.step()
+    phases.clear()
+    start, steps = time.perf_counter(), 0
+    while steps < (args.steps or 10**9) and (args.steps or steps < 2 or time.perf_counter() - start < 20):
+        phases.step()
         steps += 1
-    wait(device)
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    wall, cpu, memory = phases.cycle("wall"), phases.cycle("cpu"), memory_gb(device)
+    each = {k: round(phases.mean(k, "cpu") / batch, 4) for k in phases.spent}
+    parts = watch(trainer, phases, device)
+    phases.step()
     total = sum(parts.values()) or 1
-    work = flops.get_total_flops() / batch / 1e9
-    return {"recipe": recipe, "settings": args.settings, "batch": batch, "images/s": batch * steps / wall, "CPU-s/image": cpu / batch / steps,
-            "GFLOP/image": work, "GFLOP/CPU-s": work * batch * steps / cpu, "plain conv": plain, "peak GB": memory_gb(device),
+    return {"recipe": recipe, "settings": args.settings, "batch": batch, "images/s": batch / wall, "CPU-s/image": cpu / batch,
+            "GFLOP/image": work, "GFLOP/CPU-s": work * batch / cpu, "plain conv": plain, "peak GB": memory, "phases": each,
             "shares": {k: round(v / total, 3) for k, v in sorted(parts.items(), key=lambda i: -i[1])}, "steps": steps,
             "device": choose.machine(device), "precision": choose.precision(args.precision, device), "compiled": compiled,
             "torch": torch.__version__}
+
+
+class Phases:
+    """Runs iterations in which every phase is due, and clocks each phase by itself: a cycle is their sum, lazy ones by their share.
+
+    A cycle of StyleGAN2's cifar setting is 16 iterations of 64 images, a quarter of an hour on two cores; one iteration tells as much.
+    """
+
+    def __init__(self, trainer, device) -> None:
+        self.trainer, self.device, self.flops, self.weight = trainer, device, lambda: 0, 1.0
+        self.every = {p.key: p.every for p in trainer.plan}
+        self.clear()
+        run = trainer._run
+
+        def clocked(phase, at, substep):
+            self.weight = 1 / phase.every
+            before = self.now()
+            run(phase, at, substep)
+            self.add(phase.key, before)
+            self.weight = 1.0
+
+        trainer._run = clocked
+
+    def clear(self) -> None:
+        self.spent: dict[str, dict[str, float]] = {}
+        self.iterations = 0
+
+    def now(self) -> dict[str, float]:
+        wait(self.device)
+        return {"wall": time.perf_counter(), "cpu": time.process_time(), "flops": self.flops()}
+
+    def add(self, key: str, before: dict[str, float]) -> None:
+        now, sums = self.now(), self.spent.setdefault(key, defaultdict(float))
+        for what in now:
+            sums[what] += now[what] - before[what]
+
+    def step(self) -> None:
+        self.trainer.iteration = 0                           # so that all are due
+        before = self.now()
+        self.trainer.step()
+        self.add("all", before)
+        self.iterations += 1
+
+    def mean(self, key: str, what: str) -> float:
+        """Of one iteration in which it runs; "all": of the whole iteration."""
+        return self.spent[key][what] / self.iterations
+
+    def cycle(self, what: str) -> float:
+        """Of a mean iteration of the run."""
+        lazy = sum(self.mean(k, what) * (1 - 1 / self.every[k]) for k in self.spent if k != "all")
+        return self.mean("all", what) - lazy
 
 
 def plain_convolution(device) -> float:
@@ -117,8 +173,9 @@ def plain_convolution(device) -> float:
     return 3 * 2 * 8 * 64 * 64 * 9 * 128 * 128 / best / 1e9
 
 
-def watch(trainer, device) -> dict[str, float]:
-    """Wraps the parts of a step in clocks; returns the running sums in seconds. On a GPU the clock waits for the device at each end."""
+def watch(trainer, phases, device) -> dict[str, float]:
+    """Wraps the parts of a step in clocks; returns the running sums in seconds, lazy phases by their share. On a GPU the clock waits for the
+    device at each end, so these sums serve for shares alone."""
     import torch
 
     from handful.train import ema
@@ -136,7 +193,7 @@ def watch(trainer, device) -> dict[str, float]:
                 return function(*args, **kwargs)
             finally:
                 wait(device)
-                spent[name] += time.perf_counter() - start
+                spent[name] += (time.perf_counter() - start) * phases.weight
                 depth[0] = 0
         return inner
 
