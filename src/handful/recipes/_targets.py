@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Target:
-    """A cell of a paper's table: where it stands, on what data, how it was measured, and what it cost."""
+    """A cell of a paper's table: where it stands, on what data, how it was measured, and what it cost.
+
+    settings: the `--set` lines that turn the recipe into this row. spread: the standard deviation over runs that the paper prints, if any.
+    """
 
     table: str                # "fastgan/2"
     row: str
@@ -16,3 +19,5 @@ class Target:
     value: float
     protocol: str
     cost: str
+    settings: tuple[str, ...] = ()
+    spread: float | None = None
