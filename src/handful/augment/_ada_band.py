@@ -63,16 +63,16 @@ def _blocks(x: Tensor, matrix: Tensor, start: int, step: int, length: int, dim: 
 # ----------------------------------------------------------------------------------------------------------- resampling by 2
 
 
-def upsample(x: Tensor, taps: tuple[float, ...], skip: int, height: int, width: int) -> Tensor:
-    """Both axes of x [B,C,h,w]: out[j] = sum_n x[n] taps[j + skip - 2n], j < height (width)."""
+def upsampled(x: Tensor, taps: tuple[float, ...], skip: int, length: int, dim: int) -> Tensor:
+    """Along dim of x [B,C,H,W]: out[j] = sum_n x[n] taps[j + skip - 2n], j < length."""
     up, down = _resampling(taps, skip, x.dtype, x.device)
-    return banded(banded(x, up, height, down, 2), up, width, down, 3)
+    return banded(x, up, length, down, dim)
 
 
-def downsample(x: Tensor, taps: tuple[float, ...], height: int, width: int) -> Tensor:
-    """Both axes of x [B,C,h,w]: out[n] = sum_j x[j] taps[j - 2n], n < height (width). The transposed `upsample` with skip 0."""
+def downsampled(x: Tensor, taps: tuple[float, ...], length: int, dim: int) -> Tensor:
+    """Along dim of x [B,C,H,W]: out[n] = sum_j x[j] taps[j - 2n], n < length; the transposed `upsampled` with skip 0."""
     up, down = _resampling(taps, 0, x.dtype, x.device)
-    return banded(banded(x, down, height, up, 2), down, width, up, 3)
+    return banded(x, down, length, up, dim)
 
 
 @lru_cache(maxsize=64)

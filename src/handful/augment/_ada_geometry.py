@@ -15,7 +15,7 @@ from torch import Tensor
 
 from handful.ops.upfirdn import upfirdn2d, upsample2d
 
-from ._ada_band import downsample, reflect, upsample
+from ._ada_band import downsampled, reflect, upsampled
 
 SYM6 = (0.015404109327027373, 0.0034907120842174702, -0.11799011114819057, -0.048311742585633, 0.4910559419267466, 0.787641141030194,
         0.3379294217276218, -0.07263752278646252, -0.021060292512300564, 0.04472490177066578, 0.0017677118642428036, -0.007800708325034148)
@@ -114,10 +114,11 @@ def _identity(x: Tensor, _: Tensor) -> Tensor:
     return x
 
 
-def _upsampled(x: Tensor) -> Tensor:
+def _wider(x: Tensor) -> Tensor:
     """[B,C,H,W] -> [B,C,2H+13,2W+13]."""
     h, w = x.shape[2:]
-    return upsample(reflect(x, 6, 6, 6, 6), _UP, 10, 2 * h - 1 + 2 * _REACH, 2 * w - 1 + 2 * _REACH)
+    x = upsampled(reflect(x, 6, 6, 6, 6), _UP, 10, 2 * h - 1 + 2 * _REACH, 2)
+    return upsampled(x, _UP, 10, 2 * w - 1 + 2 * _REACH, 3)
 
 
 def _positions(n: int, like: Tensor) -> Tensor:
@@ -142,7 +143,7 @@ def _sampled(x: Tensor, inverse: Tensor) -> Tensor:
         far = w - 1 if h == w else _tile(w - 1, h - 1, len(columns), x.dtype, x.device)
         reach = far + _REACH
         at = _mirrored(at, far).mul_(1 / reach).view(b, len(rows), len(columns), 2)
-    return downsample(_Sample.apply(_upsampled(x), at), _DOWN, h, w)
+    return downsampled(downsampled(_Sample.apply(_wider(x), at), _DOWN, h, 2), _DOWN, w, 3)
 
 
 @lru_cache(maxsize=64)
@@ -230,21 +231,13 @@ def _matrix(scale: Tensor, shift: Tensor, n: int, size: int) -> Tensor:
     floor = at.floor().clamp_(max=len(wide) - 2)
     i = floor.long()
     rows = torch.lerp(wide[i], wide[i + 1], (at - floor)[..., None])                                     # [B,2n+10,size]
-    taps = _taps(scale.dtype, scale.device)
-    return torch.einsum("bnsk,k->bns", rows.unfold(1, len(taps), 2), taps)
+    return downsampled(rows[:, None], _DOWN, n, 2)[:, 0]
 
 
 @lru_cache(maxsize=64)
-@torch.inference_mode(False)
+@torch.inference_mode(False)                            # what is kept must serve autograd later
 @torch.no_grad()
 def _wide(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    from ._ada_band import _resampling, banded
-    up, down = _resampling(_UP, 10, dtype, device)
+    """The upsampling of an axis, reflection included: [2n+13,n]."""
     eye = reflect(torch.eye(n, dtype=dtype, device=device)[None, None], 0, 0, 6, 6)
-    return banded(eye, up, 2 * n - 1 + 2 * _REACH, down, 2)[0, 0].contiguous()
-
-
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)
-def _taps(dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.tensor(_DOWN, dtype=dtype, device=device)
+    return upsampled(eye, _UP, 10, 2 * n - 1 + 2 * _REACH, 2)[0, 0]

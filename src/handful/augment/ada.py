@@ -28,8 +28,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -40,25 +39,7 @@ from handful.seam import Augment, Augmented
 
 from ._ada_filter import filter_ref, filtered
 from ._ada_geometry import geometry, geometry_ref
-
-GROUPS = {"blit": ("xflip", "rotate90", "xint"), "geom": ("scale", "rotate", "aniso", "xfrac"),
-          "color": ("brightness", "contrast", "lumaflip", "hue", "saturation"), "filter": ("imgfilter",), "noise": ("noise",), "cutout": ("cutout",)}
-PRESETS = {"bg": ("blit", "geom"), "bgc": ("blit", "geom", "color"), "bgcf": ("blit", "geom", "color", "filter"),
-           "bgcfn": ("blit", "geom", "color", "filter", "noise"), "bgcfnc": tuple(GROUPS)}
-_WORDS = {t: (t,) for group in GROUPS.values() for t in group} | GROUPS | {k: sum((GROUPS[g] for g in v), ()) for k, v in PRESETS.items()}
-
-# The columns of the draws: gates (uniform numbers compared with p), uniform and normal numbers. All are drawn whatever the policy is.
-_GATE = ("xflip", "rotate90", "xint", "scale", "rotate_pre", "rotate_post", "aniso", "xfrac", "brightness", "contrast", "lumaflip", "hue",
-         "saturation", "band0", "band1", "band2", "band3", "noise", "cutout")
-_UNIFORM = ("xflip", "rotate90", "xint_x", "xint_y", "rotate_pre", "rotate_post", "lumaflip", "hue", "cutout_x", "cutout_y")
-_NORMAL = ("scale", "aniso", "xfrac_x", "xfrac_y", "brightness", "contrast", "saturation", "band0", "band1", "band2", "band3", "noise")
-_POWER = (10 / 13, 1 / 13, 1 / 13, 1 / 13)              # expected share of an image's power in each band
-
-
-class _Draws(NamedTuple):
-    on: Mapping[str, Tensor]         # bool [B]
-    u: Mapping[str, Tensor]          # [B], in [0, 1)
-    z: Mapping[str, Tensor]          # [B], standard normal
+from ._ada_params import GATE, GROUPS, NORMAL, UNIFORM, WORDS, Draws, color_of, gains_of, geometry_of
 
 
 class ADA(Augment):
@@ -80,9 +61,9 @@ class ADA(Augment):
         super().__init__()
         self.policy = tuple(word.strip() for word in policy.split(",") if word.strip())
         for word in self.policy:
-            if word not in _WORDS:
-                raise UsageError(f"ada policy '{policy}': unknown word '{word}'{nearest(word, _WORDS)}")
-        self.enabled = frozenset(t for word in self.policy for t in _WORDS[word])
+            if word not in WORDS:
+                raise UsageError(f"ada policy '{policy}': unknown word '{word}'{nearest(word, WORDS)}")
+        self.enabled = frozenset(t for word in self.policy for t in WORDS[word])
         self.constants = {"xint_max": xint_max, "scale_std": scale_std, "rotate_max": rotate_max, "aniso_std": aniso_std,
                           "xfrac_std": xfrac_std, "brightness_std": brightness_std, "contrast_std": contrast_std, "hue_max": hue_max,
                           "saturation_std": saturation_std, "imgfilter_std": imgfilter_std, "noise_std": noise_std, "cutout_size": cutout_size}
@@ -120,12 +101,12 @@ class ADA(Augment):
         """
         self._check(x)
         n = len(x)
-        gates, u, z = rng.rand(n, len(_GATE)), rng.rand(n, len(_UNIFORM)), rng.randn(n, len(_NORMAL))
+        gates, u, z = rng.rand(n, len(GATE)), rng.rand(n, len(UNIFORM)), rng.randn(n, len(NORMAL))
         p = self.p.to(gates)
         p_rotate = 1 - (1 - p).clamp(0, 1).sqrt()
         limits = {"rotate_pre": p_rotate, "rotate_post": p_rotate, **{f"band{i}": p * m for i, m in enumerate(self.imgfilter_bands)}}
-        on = {name: gate < limits.get(name, p) for name, gate in zip(_GATE, gates.unbind(1))}
-        return self._params(x, _Draws(on, dict(zip(_UNIFORM, u.unbind(1))), dict(zip(_NORMAL, z.unbind(1)))), rng)
+        on = {name: gate < limits.get(name, p) for name, gate in zip(GATE, gates.unbind(1))}
+        return self._params(x, Draws(on, dict(zip(UNIFORM, u.unbind(1))), dict(zip(NORMAL, z.unbind(1)))), rng)
 
     def percentile_params(self, x: Tensor, q: float, rng: Rng | None = None) -> dict[str, Tensor]:
         """As `draw_params`, every transformation of the policy applied with its parameter at quantile q in (0, 1), the post-rotation left out.
@@ -135,81 +116,26 @@ class ADA(Augment):
         self._check(x)
         every = torch.ones(len(x), dtype=torch.bool, device=x.device)
         one = torch.ones(len(x), device=x.device)
-        on = {name: every & (name != "rotate_post") for name in _GATE}
+        on = {name: every & (name != "rotate_post") for name in GATE}
         on |= {f"band{i}": every & (m > 0) for i, m in enumerate(self.imgfilter_bands)}
-        z = dict.fromkeys(_NORMAL, torch.erfinv(one * (2 * q - 1))) | {"noise": torch.erfinv(one * q)}
-        return self._params(x, _Draws(on, dict.fromkeys(_UNIFORM, one * q), z), rng or ambient(x.device))
+        z = dict.fromkeys(NORMAL, torch.erfinv(one * (2 * q - 1))) | {"noise": torch.erfinv(one * q)}
+        return self._params(x, Draws(on, dict.fromkeys(UNIFORM, one * q), z), rng or ambient(x.device))
 
-    def _params(self, x: Tensor, draws: _Draws, rng: Rng) -> dict[str, Tensor]:
+    def _params(self, x: Tensor, draws: Draws, rng: Rng) -> dict[str, Tensor]:
         params = {}
         if self.enabled & {*GROUPS["blit"], *GROUPS["geom"]}:
-            params["geometry"] = self._geometry(draws, *x.shape[2:])
+            params["geometry"] = geometry_of(draws, self.enabled, self.constants, *x.shape[2:])
         if self.enabled & set(GROUPS["color"]):
-            params["color"] = self._color(draws, x.shape[1])
+            params["color"] = color_of(draws, self.enabled, self.constants, x.shape[1])
         if "imgfilter" in self.enabled:
-            params["imgfilter"] = self._gains(draws)
+            params["imgfilter"] = gains_of(draws, self.constants)
         if "noise" in self.enabled:
-            params["noise"] = torch.where(draws.on["noise"], draws.z["noise"].abs() * self.constants["noise_std"], 0)
+            params["noise"] = draws.normal("noise", self.constants["noise_std"]).abs()
             params["noise_field"] = rng.randn(*x.shape)
         if "cutout" in self.enabled:
             size = draws.on["cutout"] * self.constants["cutout_size"]
             params["cutout"] = torch.stack([size, draws.u["cutout_x"], draws.u["cutout_y"]], 1)
         return params
-
-    def _geometry(self, d: _Draws, height: int, width: int) -> Tensor:
-        """The inverse map, gathered from the output's side: each transformation's inverse comes on the right."""
-        k, n, device = self.constants, len(d.on["xflip"]), d.on["xflip"].device
-        map_ = torch.eye(2, device=device).expand(n, 2, 2)
-        shift = torch.zeros(n, 2, device=device)
-        if "xflip" in self.enabled:
-            sign = torch.where(d.on["xflip"], 1 - 2 * (2 * d.u["xflip"]).floor(), 1)
-            map_ = map_ * torch.stack([sign, torch.ones_like(sign)], 1)[:, None]
-        if "rotate90" in self.enabled:
-            i = torch.where(d.on["rotate90"], (4 * d.u["rotate90"]).floor(), 0)
-            odd = i % 2 == 1                                          # exact, so that axes go to axes
-            map_ = map_ @ _matrix2(torch.where(odd, 0, 1 - i), torch.where(odd, 2 - i, 0))
-        if "xint" in self.enabled:
-            by = torch.stack([((2 * d.u["xint_x"] - 1) * k["xint_max"] * width).round(), ((2 * d.u["xint_y"] - 1) * k["xint_max"] * height).round()], 1)
-            shift = _moved(shift, map_, torch.where(d.on["xint"][:, None], by, 0))
-        if "scale" in self.enabled:
-            map_ = map_ * torch.where(d.on["scale"], torch.exp2(-k["scale_std"] * d.z["scale"]), 1)[:, None, None]
-        if "rotate" in self.enabled:
-            map_ = map_ @ self._turn(d, "rotate_pre")
-        if "aniso" in self.enabled:
-            s = torch.where(d.on["aniso"], k["aniso_std"] * d.z["aniso"], 0)
-            map_ = map_ * torch.exp2(torch.stack([-s, s], 1))[:, None]
-        if "rotate" in self.enabled:
-            map_ = map_ @ self._turn(d, "rotate_post")
-        if "xfrac" in self.enabled:
-            by = torch.stack([d.z["xfrac_x"] * k["xfrac_std"] * width, d.z["xfrac_y"] * k["xfrac_std"] * height], 1)
-            shift = _moved(shift, map_, torch.where(d.on["xfrac"][:, None], by, 0))
-        return torch.cat([map_, shift[..., None]], 2)
-
-    def _turn(self, d: _Draws, name: str) -> Tensor:
-        angle = torch.where(d.on[name], (2 * d.u[name] - 1) * math.pi * self.constants["rotate_max"], 0)
-        return _matrix2(angle.cos(), angle.sin())
-
-    def _color(self, d: _Draws, channels: int) -> Tensor:
-        """All five are multiples of the luma axis' projection and turns of the plane across it, so that their product is written at once."""
-        k, one = self.constants, torch.ones_like(d.z["contrast"])
-        bright = torch.where(d.on["brightness"], d.z["brightness"] * k["brightness_std"], 0) if "brightness" in self.enabled else 0 * one
-        luma = torch.where(d.on["contrast"], torch.exp2(k["contrast_std"] * d.z["contrast"]), 1) if "contrast" in self.enabled else one
-        chroma, angle = luma, 0 * one
-        if "lumaflip" in self.enabled:
-            luma = luma * torch.where(d.on["lumaflip"], 1 - 2 * (2 * d.u["lumaflip"]).floor(), 1)
-        if "hue" in self.enabled and channels > 1:
-            angle = torch.where(d.on["hue"], (2 * d.u["hue"] - 1) * math.pi * k["hue_max"], 0)
-        if "saturation" in self.enabled and channels > 1:
-            chroma = chroma * torch.where(d.on["saturation"], torch.exp2(k["saturation_std"] * d.z["saturation"]), 1)
-        parts = torch.stack([luma, chroma * angle.cos(), chroma * angle.sin()], 1)                       # [B,3]
-        map_ = (parts @ _axes(one.device).flatten(1)).view(-1, 3, 3)
-        return torch.cat([map_, (luma * bright)[:, None, None].expand(-1, 3, 1)], 2)
-
-    def _gains(self, d: _Draws) -> Tensor:
-        """Each band's gain in turn, normalised by the expected power of what it gives."""
-        own = [torch.where(d.on[f"band{i}"], torch.exp2(self.constants["imgfilter_std"] * d.z[f"band{i}"]), 1) for i in range(4)]
-        power = math.prod(1 + share * (t.square() - 1) for share, t in zip(_POWER, own))
-        return torch.stack(own, 1) * power.rsqrt()[:, None]
 
     # ---------------------------------------------------------------------------------------------------------------- transform
 
@@ -235,23 +161,6 @@ class ADA(Augment):
             raise UsageError(f"ADA takes images [B,C,H,W] in -1..1 as floating-point numbers, not {x.dtype} {list(x.shape)}")
         if x.shape[1] not in (1, 3) and self.enabled & set(GROUPS["color"]):
             raise UsageError(f"ada policy '{','.join(self.policy)}' changes colours, which wants 1 or 3 channels, not {x.shape[1]}; take 'bg'")
-
-
-def _matrix2(cos: Tensor, sin: Tensor) -> Tensor:
-    """The inverse of a turn: [B], [B] -> [B,2,2], [[cos, -sin], [sin, cos]]."""
-    return torch.stack([cos, -sin, sin, cos], 1).view(-1, 2, 2)
-
-
-def _moved(shift: Tensor, map_: Tensor, by: Tensor) -> Tensor:
-    return shift - (map_ @ by[..., None])[..., 0]
-
-
-@lru_cache(maxsize=16)
-@torch.inference_mode(False)                            # what is kept must serve autograd later
-def _axes(device: torch.device) -> Tensor:
-    """The projection on the luma axis, that on the plane across it, and the quarter turn of that plane; [3,3,3]."""
-    luma, roll = torch.full((3, 3), 1 / 3), torch.eye(3).roll(1, 0)
-    return torch.stack([luma, torch.eye(3) - luma, (roll - roll.T) / 3 ** 0.5]).to(device)
 
 
 def _recolored(x: Tensor, color: Tensor) -> Tensor:
