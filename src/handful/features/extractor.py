@@ -1,0 +1,129 @@
+"""What every feature network is to the metrics: images in, one vector of numbers an image out."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from functools import cached_property
+from importlib import import_module
+
+import torch
+from torch import Tensor, nn
+
+from handful.errors import UsageError, nearest
+from handful.features import weights
+
+_CLASSES = {
+    "inception": ("inception", "Inception"),
+    "vgg16": ("vgg16", "VGG16"),
+    "dinov2": ("dinov2", "DINOv2"),
+    "efficientnet": ("efficientnet", "EfficientNet"),
+}
+
+
+def names() -> list[str]:
+    return list(_CLASSES)
+
+
+def extractor(name: str, device: torch.device | str | None = None, **kw) -> Extractor:
+    """The pretrained network `name` on `device`; `kw` are those of its class (Inception: resize="official" or "clean").
+
+    Raises UsageError for an unknown name, HandfulError, naming `handful weights get`, where its weights are absent or damaged.
+    """
+    if name not in _CLASSES:
+        raise UsageError(f"there is no feature network '{name}'{nearest(name, _CLASSES)}")
+    module, cls = _CLASSES[name]
+    return getattr(import_module(f"handful.features.{module}"), cls).load(device, **kw)
+
+
+class Extractor(nn.Module):
+    """A frozen network in eval mode. `load()` has the pretrained weights, the constructor makes untrained ones.
+
+    name: also that of its weights. dim: length of a feature vector. resize: how images come to the size of the network, in words.
+    batch: images of one pass; more are taken in turn.
+    """
+
+    name: str
+    dim: int
+    resize: str
+    batch: int = 16
+
+    @classmethod
+    def load(cls, device: torch.device | str | None = None, **kw) -> Extractor:
+        """The pretrained network. Raises HandfulError, naming `handful weights get`, where the weights are absent or damaged."""
+        module = cls(**kw)
+        module.load_state_dict({name: torch.from_numpy(array) for name, array in weights.load(cls.name).items()})
+        return module.to(device)
+
+    @cached_property
+    def digest(self) -> str:
+        """16 hexadecimal digits that stand for the weights: the start of the sha256 that `handful weights list` shows."""
+        return weights.digest({name: tensor.cpu().numpy() for name, tensor in self.state_dict().items()})[:16]
+
+    def train(self, mode: bool = True) -> Extractor:
+        """Stays in eval mode, whatever the module it is part of does."""
+        return super().train(False)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Extractor:
+        """Stays frozen."""
+        return super().requires_grad_(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images [B,C,H,W], uint8 or floating point, 0..255, C 3 or 1 (repeated to 3), any size and device -> features [B,dim], fp32.
+
+        Always computed in fp32: autocast and TF32 are off inside. Gradients flow to images that want them. Raises UsageError on
+        other shapes.
+        """
+        if images.dim() != 4 or images.shape[1] not in (1, 3) or 0 in images.shape[2:]:
+            raise UsageError(f"{self.name} takes images [B,3,H,W] or [B,1,H,W], not {tuple(images.shape)}")
+        device = next(self.parameters()).device
+        found = []
+        with _fp32(device):
+            for part in images.split(self.batch if device.type == "cpu" else 4 * self.batch):
+                x = self._resized(part.to(device=device, dtype=torch.float32))
+                found.append(self._features(x.expand(-1, 3, -1, -1)))
+        return torch.cat(found) if found else images.new_zeros(0, self.dim, dtype=torch.float32, device=device)
+
+    def _resized(self, x: Tensor) -> Tensor:
+        """[B,C,H,W], 0..255 -> the size of the network, 0..255."""
+        raise NotImplementedError
+
+    def _features(self, x: Tensor) -> Tensor:
+        """[B,3,H,W], 0..255 -> [B,dim]."""
+        raise NotImplementedError
+
+
+@contextmanager
+def _fp32(device: torch.device):
+    """No autocast and no TF32: a metric computes the same everywhere."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32
+    with torch.autocast(device.type, enabled=False):
+        if device.type != "cuda" or before == (False, False):
+            yield
+            return
+        cudnn.allow_tf32, matmul.allow_tf32 = False, False
+        try:
+            yield
+        finally:
+            cudnn.allow_tf32, matmul.allow_tf32 = before
+
+
+def conv_weight(cout: int, cin: int, height: int, width: int) -> nn.Parameter:
+    """Made-up weights that keep the scale of what goes through; channels_last in memory, as the networks run."""
+    weight = torch.randn(cout, cin, height, width) * (2 / (cin * height * width)) ** 0.5
+    return nn.Parameter(weight.contiguous(memory_format=torch.channels_last), requires_grad=False)
+
+
+class Conv(nn.Module):
+    """A frozen convolution with bias, its normalisation folded in. Padding "same" by default for stride 1, none for stride 2."""
+
+    def __init__(self, cin: int, cout: int, kernel: int | tuple[int, int] = 1, stride: int = 1, padding: bool = True, groups: int = 1) -> None:
+        super().__init__()
+        height, width = kernel if isinstance(kernel, tuple) else (kernel, kernel)
+        self.weight = conv_weight(cout, cin // groups, height, width)
+        self.bias = nn.Parameter(torch.zeros(cout), requires_grad=False)
+        self.stride, self.groups = stride, groups
+        self.padding = (height // 2, width // 2) if padding and stride == 1 else (0, 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.nn.functional.conv2d(x, self.weight, self.bias, self.stride, self.padding, groups=self.groups)
