@@ -22,7 +22,8 @@ SRC = Path(handful.__file__).parent
 GROUND = {"errors", "files", "rng", "seam", "catalog", "config", "_lazy", "__init__"}
 MAY_IMPORT = {                                           # room -> rooms it may import; everything on the ground floor is free
     "ops": set(), "features": set(), "nn": {"ops"}, "arch": {"nn", "ops"}, "data": set(), "augment": set(), "losses": set(),
-    "terms": {"features", "nn", "ops"}, "recipes": set(), "infer": set(), "train": {"data", "infer", "ops", "recipes"},
+    "terms": {"features", "nn", "ops"}, "recipes": set(), "infer": set(),
+    "metrics": {"infer", "features", "data"}, "train": {"data", "infer", "ops", "recipes"},
     "cli": {"train", "infer", "data", "features", "recipes"}}
 GROUND_ORDER = {"errors": set(), "files": {"errors"}, "rng": set(), "seam": {"rng"}, "catalog": {"errors"}, "config": {"catalog", "errors"},
                 "_lazy": {"catalog", "errors"}}

@@ -13,7 +13,7 @@ from typing import Any
 
 from .errors import UsageError, nearest
 
-KINDS = ("arch", "augment", "losses", "terms", "recipes")
+KINDS = ("arch", "augment", "losses", "terms", "metrics", "recipes")
 _FILLED_IN = ("resolution", "channels", "num_classes")       # known from the data set
 
 
