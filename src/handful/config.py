@@ -52,6 +52,7 @@ class Data(Section):
     labels: str | None = Field(None, description="folders, json, or a CSV file; none: unconditional")
     max_images: int | None = Field(None, ge=1, description="a subset of this size, drawn by the seed")
     holdout: float = Field(0.0, ge=0, lt=1, description="this share of the images is kept out of training, drawn by the seed, to see D overfit")
+    groups: str | None = Field(None, description="images held out together: a regular expression on file names, or a CSV file (file,group)")
     skip_bad: bool = Field(False, description="train without the files that can't be read")
     window: tuple[float, float] | None = Field(None, description="range of 16-bit values that is scaled to black..white")
     count: int = Field(0, description="images found; filled in")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from handful.data.groups import whole_groups
 from handful.errors import HandfulError
 
 
@@ -26,7 +27,8 @@ class Dataset:
     fingerprint: str = ""
     notes: list[str] = field(default_factory=list)
     mapped: bool = False
-    rows: Tensor | None = None           # int64: which of `images` these are; None: all. Labels and names are those of the rows.
+    rows: Tensor | None = None           # int64: which of `images` these are; None: all. Labels, groups and names are those of the rows.
+    groups: Tensor | None = None         # int64 [N] on the CPU: images of one number stay together in a split
 
     def __len__(self) -> int:
         return self.images.shape[0] if self.rows is None else len(self.rows)
@@ -34,19 +36,29 @@ class Dataset:
     def split(self, holdout: float, seed: int) -> tuple[Dataset, Dataset | None]:
         """(training images, held-out images), by a draw of `seed`: disjoint views of the same memory, each in the old order.
 
-        holdout: share kept out, 0 to 1; at least one image where it isn't 0. Raises HandfulError where fewer than 2 images would stay.
+        holdout: share kept out, 0 to 1; at least one image where it isn't 0. With `groups` whole groups are kept out, which meets the share
+        as nearly as they allow; the held-out images' `notes` say how nearly. Raises HandfulError where fewer than 2 images would stay, or
+        where the groups can't be divided.
         """
         if not holdout:
             return self, None
         n = max(1, round(holdout * len(self)))
         if len(self) - n < 2:
             raise HandfulError(f"data.holdout={holdout:g} leaves {len(self) - n} of {len(self)} images to train on; take a smaller share")
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
-        return self._of(order[n:].sort().values), self._of(order[:n].sort().values)
+        generator = torch.Generator().manual_seed(seed)
+        if self.groups is None:
+            order = torch.randperm(len(self), generator=generator)
+            return self._of(order[n:].sort().values), self._of(order[:n].sort().values)
+        held = whole_groups(self.groups, n, generator)
+        train, heldout = self._of((~held).nonzero()[:, 0]), self._of(held.nonzero()[:, 0])
+        few, many = len(heldout.groups.unique()), len(self.groups.unique())
+        heldout.notes = [f"held out: {len(heldout)} of {len(self)} images ({few} of {many} groups, whole; {n} were wanted)"]
+        return train, heldout
 
     def _of(self, rows: Tensor) -> Dataset:
         return replace(self, labels=None if self.labels is None else self.labels[rows.to(self.labels.device)],
-                       names=[self.names[i] for i in rows.tolist()] if self.names else [], rows=rows if self.rows is None else self.rows[rows])
+                       names=[self.names[i] for i in rows.tolist()] if self.names else [], rows=rows if self.rows is None else self.rows[rows],
+                       groups=None if self.groups is None else self.groups[rows])
 
     @property
     def num_classes(self) -> int:

@@ -10,18 +10,23 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from statistics import median_low
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from handful.data.dataset import Dataset
 from handful.data.decode import Facts, Preparation, header, picture, pixels
+from handful.data.groups import read_groups
 from handful.data.labels import read_labels
 from handful.data.problems import Problem, attempt, count, show
 from handful.data.sources import Source, common_folder, open_source
 from handful.data.stores import Mapped, Memory, cache_folder, free_memory, read_cached, write_description
 from handful.data.threads import in_threads
 from handful.errors import HandfulError, UsageError
+
+if TYPE_CHECKING:
+    from handful.config import Data
 
 Progress = Callable[[int, int], None]
 
@@ -87,6 +92,7 @@ def load(
     fit: str = "crop",
     filter: str = "lanczos",
     labels: str | os.PathLike | None = None,
+    groups: str | os.PathLike | None = None,
     max_images: int | None = None,
     seed: int = 0,
     skip_bad: bool = False,
@@ -101,6 +107,7 @@ def load(
     resolution: pixels of a side, or (height, width).
     fit: crop (centre), pad (mid-grey) or stretch. filter: lanczos, box, bicubic, bilinear or nearest; it moves FID.
     labels: None, "auto", "folders", "json" or a CSV file (see `read_labels`).
+    groups: None, a regular expression on file names or a CSV file (see `read_groups`): what `Dataset.split` keeps together.
     max_images: a subset by `seed`, drawn as the official StyleGAN2-ADA datasets do.
     skip_bad: leave unusable files out instead of refusing.
     window: (black, white) values of 16-bit and float greyscale; by default the full range 0..65535.
@@ -109,7 +116,7 @@ def load(
     progress: called with (done, total).
 
     Raises HandfulError in one line: no images, fewer than min_images, unusable files without skip_bad (all of them counted), labels
-    that don't fit, a full disk. Raises UsageError for a setting that makes no sense.
+    or groups that don't fit, a full disk. Raises UsageError for a setting that makes no sense.
     """
     preparation = Preparation.of(resolution, channels, fit, filter, window)
     if preparation.resolution is None:
@@ -124,10 +131,12 @@ def load(
         if memory == "auto":
             memory = "ram" if len(names) * int(np.prod(shape)) < free_memory() // 2 else "map"
         numbers = None if found.numbers is None else [found.numbers[name] for name in names]
-        notes = source.notes() + found.notes
+        grouped, note = (None, "") if groups is None else read_groups(source, groups)
+        notes = source.notes() + found.notes + ([note] if note else [])
         cached = None
         if memory == "map":
-            cached = cache_folder(cache_dir) / f"{_key(source, names, preparation, numbers, found.class_names, skip_bad)}.npy"
+            about = [numbers, found.class_names, skip_bad] + ([] if grouped is None else [[grouped[name] for name in names]])
+            cached = cache_folder(cache_dir) / f"{_key(source, names, preparation, *about)}.npy"
             kept = read_cached(cached)
             if kept is not None:
                 return _dataset(*kept, found.class_names, True, min_images, source.path)
@@ -135,6 +144,7 @@ def load(
         try:
             said = _decode(source, names, preparation, store, skip_bad, progress)
             said["labels"] = None if numbers is None else [found.numbers[name] for name in said["names"]]
+            said["groups"] = None if grouped is None else [grouped[name] for name in said["names"]]
             said["fingerprint"] = _fingerprint(said, said.pop("digests"), preparation, found.class_names)
             said["notes"] = notes + said["notes"]
             rows = store.finish()
@@ -144,6 +154,15 @@ def load(
             store.discard()
             raise
         return _dataset(rows, said, found.class_names, cached is not None, min_images, source.path)
+
+
+def load_for(data: Data, seed: int, **more: Any) -> Dataset:
+    """`load`, as a run's settings say (`config.data`, `config.seed`): the same images, prepared in the same way. more: as in `load`."""
+    dataset = load(data.path, resolution=data.resolution, channels=data.channels, fit=data.fit, filter=data.filter, labels=data.labels,
+                   groups=data.groups, max_images=data.max_images, seed=seed, skip_bad=data.skip_bad, window=data.window, **more)
+    if data.groups is not None and not data.holdout:
+        dataset.notes.append("data.groups does nothing without data.holdout: no image is held out")
+    return dataset
 
 
 def subset(names: list[str], max_images: int | None, seed: int) -> list[str]:
@@ -212,11 +231,13 @@ def notes_of(facts: list[Facts], preparation: Preparation) -> list[str]:
 
 
 def _fingerprint(said: dict, digests: list[bytes], preparation: Preparation, class_names: list[str]) -> str:
-    """sha256 over the settings and each image's name (below the folder that all share), label and pixels."""
+    """sha256 over the settings and each image's name (below the folder that all share), label and pixels; over groups where there are any."""
     total = hashlib.sha256(json.dumps(["handful-data-1", asdict(preparation), class_names]).encode())
     shared = len(common_folder(said["names"]))
     for name, label, digest in zip(said["names"], said["labels"] or [None] * len(digests), digests):
         total.update(json.dumps([name[shared:], label]).encode() + digest)
+    if said["groups"] is not None:  # they decide what is held out
+        total.update(json.dumps(["groups", said["groups"]]).encode())
     return total.hexdigest()
 
 
@@ -237,7 +258,8 @@ def _dataset(rows: np.ndarray, said: dict, class_names: list[str], mapped: bool,
         only = "only 1 usable image" if len(rows) == 1 else f"only {len(rows)} usable images"
         raise HandfulError(f"{only} in '{path}'; training needs at least {min_images}, and 50 or more for good results")
     labels = None if said["labels"] is None else torch.tensor(said["labels"], dtype=torch.int64)
-    return Dataset(torch.from_numpy(rows), labels, class_names, said["names"], said["fingerprint"], said["notes"], mapped)
+    groups = None if said.get("groups") is None else torch.tensor(said["groups"], dtype=torch.int64)
+    return Dataset(torch.from_numpy(rows), labels, class_names, said["names"], said["fingerprint"], said["notes"], mapped, groups=groups)
 
 
 def refusal(problems: list[Problem], total: int, path: str) -> HandfulError:

@@ -34,6 +34,8 @@ class Trainer:
     def __init__(self, config: Config, dataset: Dataset, device: torch.device, *, rank: int = 0, world: int = 1,
                  precision: str = "fp32", compile: bool = False) -> None:
         self.config, self.device, self.rank, self.world = config, device, rank, world
+        if config.data.holdout and config.data.groups is not None and dataset.groups is None:
+            raise HandfulError("data.groups is set, but this Dataset has no groups: load it with data.load(..., groups=...)")
         self.dataset, self.heldout = dataset.split(config.data.holdout, derive(config.seed, "holdout"))
         self.batch = config.train.batch
         self.g_batch = config.train.g_batch or self.batch
@@ -59,6 +61,8 @@ class Trainer:
         self._log: dict[str, Tensor] = {}                 # sum and count by name, on the device
         self.stuck: tuple[Side, ...] = ()
         self._shared: dict[int, tuple[Generated, Augmented]] = {}
+        if self.heldout is not None and self.heldout.groups is not None:
+            self.notes += self.heldout.notes
         self._say_what_accumulation_changes()
 
     # ------------------------------------------------------------------------------------------------------- building
