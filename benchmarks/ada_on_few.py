@@ -244,7 +244,8 @@ def smooth(curve: list[tuple[float, float]], over: int = 5) -> list[tuple[float,
 
 
 def draw_logits(plt, runs: dict[str, list[dict]], path: Path) -> None:
-    """Left the first seed over time, a histogram per vertical slice (figure 1b, c); right the last checkpoint of all seeds together."""
+    """Left the first seed over time, a histogram per vertical slice (figure 1b, c), held-out images as median and quartiles; right the last
+    checkpoint of all seeds together."""
     from matplotlib.colors import to_rgb
 
     everything = torch.tensor([v for found in runs.values() for run in found for slices in run["logits"].values() for some in slices.values()
@@ -253,14 +254,21 @@ def draw_logits(plt, runs: dict[str, list[dict]], path: Path) -> None:
     figure, axes = plt.subplots(len(VARIANTS), 2, figsize=(12, 8), sharey=True, width_ratios=(3, 1), layout="constrained")
     for (left, right), (variant, label) in zip(axes, VARIANTS.items()):
         slices = runs[variant][0]["logits"]
+        times = list(slices)
+        half = (times[-1] - times[0]) / max(len(times) - 1, 1) / 2
         for kind, colour in COLOURS.items():
-            share = torch.stack([torch.histc(torch.tensor(s[kind]), BINS, low, high) / len(s[kind]) for s in slices.values()], 1)   # [BINS,S]
-            rgba = torch.tensor(to_rgb(colour)).expand(*share.shape, 3)
-            rgba = torch.cat([rgba, (share / share.amax(0) * 0.6)[..., None]], -1)                                                  # [BINS,S,4]
-            times = list(slices)
-            left.imshow(rgba.numpy(), origin="lower", aspect="auto", extent=(times[0], times[-1], low, high), interpolation="nearest")
+            each = [torch.tensor(s[kind]) for s in slices.values()]
+            if kind == "heldout":                              # as lines, or it would lie over the training images
+                for q, style in ((0.25, ":"), (0.5, "-"), (0.75, ":")):
+                    left.plot(times, [v.quantile(q).item() for v in each], color=colour, ls=style, lw=1.2)
+            else:
+                share = torch.stack([torch.histc(v, BINS, low, high) / len(v) for v in each], 1)                          # [BINS,S]
+                rgba = torch.tensor(to_rgb(colour)).expand(*share.shape, 3)
+                rgba = torch.cat([rgba, (share / share.amax(0) * 0.7)[..., None]], -1)                                    # [BINS,S,4]
+                left.imshow(rgba.numpy(), origin="lower", aspect="auto", extent=(times[0] - half, times[-1] + half, low, high),
+                            interpolation="nearest")
             last = torch.tensor([v for run in runs[variant] for v in run["logits"][max(run["logits"])][kind]])
-            right.hist(last.clamp(low, high).numpy(), BINS, (low, high), density=True, histtype="step", orientation="horizontal", color=colour,
+            right.hist(last.clamp(low, high).numpy(), BINS, range=(low, high), density=True, histtype="step", orientation="horizontal", color=colour,
                        lw=1.5, label=KINDS[kind])
         left.axhline(0, color="grey", lw=0.5)
         left.set(title=f"D(x) {label}: first seed", ylabel="logit")
