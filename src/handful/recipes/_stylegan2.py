@@ -1,17 +1,17 @@
 """StyleGAN2 with adaptive augmentation: what its recipes share.
 
-Karras, Aittala, Hellsten, Laine, Lehtinen, Aila: Training Generative Adversarial Networks with Limited Data, NeurIPS 2020. The constants are
-those of the PyTorch release's named configurations. Their micro-batch per GPU stays when fewer GPUs are used, as in the release, so one GPU
-accumulates. The group of the minibatch standard deviation equals it in all of them, so `--set train.micro_batch=null` (the whole batch at
-once, where memory allows: faster) compares groups of the same size; what then changes is that path length takes its mean over the whole
-batch. Asked for another batch, as in the release, nothing else moves: gamma, the average of G and the group keep what the configuration's
-own batch gave them, and the batch is not cut.
+Karras, Aittala, Hellsten, Laine, Lehtinen, Aila: Training Generative Adversarial Networks with Limited Data, NeurIPS 2020. The
+constants are those of the PyTorch release's named configurations. Their micro-batch per GPU stays when fewer GPUs are used, as in
+the release, so one GPU accumulates. The group of the minibatch standard deviation equals it in all of them, so `--set
+train.micro_batch=null` (the whole batch at once, where memory allows: faster) compares groups of the same size; what then changes
+is that path length takes its mean over the whole batch. Asked for another batch, as in the release, nothing else moves: gamma,
+the average of G and the group keep what the configuration's own batch gave them, and the batch is not cut.
 
 Settings of the figures that have curves but no numbers:
-Figures 4 and 21, sets of augmentations at a fixed strength: --set augment.policy=P with P of blit, geom, color, filter, noise, cutout, bg,
-bgc, bgcf, bgcfn, bgcfnc; --set augment.p=0.4 --set terms.ada_controller=null;
-Figure 5, the heuristics and their targets: --set terms.ada_controller.target=0.3 ... 0.9, or, with targets of 0.2 ... 0.8,
---set terms.ada_controller.statistic=r_v --set data.holdout=0.1;
+Figures 4 and 21, sets of augmentations at a fixed strength: --set augment.policy=P with P of blit, geom, color, filter, noise,
+cutout, bg, bgc, bgcf, bgcfn, bgcfnc; --set augment.p=0.4 --set terms.ada_controller=null;
+Figure 5, the heuristics and their targets: --set terms.ada_controller.target=0.3 ... 0.9, or, with targets of 0.2 ... 0.8, --set
+terms.ada_controller.statistic=r_v --set data.holdout=0.1;
 Figure 8b, the capacity of D: --set d.capacity=F with F of 0.25, 0.5, 0.75, 1, 1.5, 2.
 """
 
@@ -32,8 +32,8 @@ def stylegan2(resolution: int, *, kimg: float, batch: int, micro_batch: int, fma
               d_architecture: str = "resnet", group: int | None = None, asked_batch: int | None = None) -> dict[str, Any]:
     """A column of the release's table of configurations, with ADA as its default: bgc, target 0.6, p moving by 1 in 500 kimg.
 
-    lr: before the lazy-regularisation correction, which the trainer makes. gamma: R1's. fmaps: 1 is 32768/resolution feature maps, at
-    most 512. group: of the minibatch standard deviation (none: micro_batch). asked_batch: the user's, if any.
+    lr: before the lazy-regularisation correction, which the trainer makes. gamma: R1's. fmaps: 1 is 32768/resolution feature maps,
+    at most 512. group: of the minibatch standard deviation (none: micro_batch). asked_batch: the user's, if any.
     """
     base = int(32768 * fmaps)
     terms = {
@@ -69,7 +69,8 @@ def auto_formulas(resolution: int, gpus: int = 1) -> dict[str, Any]:
     """The release's `auto`: what it makes of the resolution and the number of GPUs."""
     batch = max(min(gpus * min(4096 // resolution, 32), 64), gpus)
     return {"batch": batch, "micro_batch": batch // gpus, "group": min(batch // gpus, 4),
-            "fmaps": 1.0 if resolution >= 512 else 0.5, "lr": 0.002 if resolution >= 1024 else 0.0025, **batch_rules(resolution, batch)}
+            "fmaps": 1.0 if resolution >= 512 else 0.5, "lr": 0.002 if resolution >= 1024 else 0.0025,
+            **batch_rules(resolution, batch)}
 
 
 def batch_rules(resolution: int, batch: int) -> dict[str, float]:
@@ -80,9 +81,9 @@ def batch_rules(resolution: int, batch: int) -> dict[str, float]:
 def narrow(resolution: int, *, kimg: float, channels: int, path_length: bool, asked_batch: int | None = None) -> dict[str, Any]:
     """`auto` at an eighth of its width, for machines without a GPU: 64 times less work in the convolutions.
 
-    Against `auto`: latents of 128 numbers; batch 16, with gamma and the average by the release's rules for it, so that a short run has
-    more iterations; p moves by 1 in 50 kimg, since 500 would outlast the run; reals are mirrored, as in handful's other recipes for few
-    pictures; log, previews and checkpoints every few minutes.
+    Against `auto`: latents of 128 numbers; batch 16, with gamma and the average by the release's rules for it, so that a short run
+    has more iterations; p moves by 1 in 50 kimg, since 500 would outlast the run; reals are mirrored, as in handful's other recipes
+    for few pictures; log, previews and checkpoints every few minutes.
     """
     numbers = auto_formulas(resolution) | {"batch": 16, "micro_batch": 16} | batch_rules(resolution, 16)
     tree = stylegan2(resolution, kimg=kimg, mapping_layers=2, style_mixing=0.9 if path_length else 0.0, rampup=0.05,
@@ -111,7 +112,7 @@ FFHQ_SIZES = {"1k": 1000, "2k": 2000, "5k": 5000, "10k": 10000, "30k": 30000, "7
 
 
 def ffhq(size: str) -> tuple[str, ...]:
-    """Settings for a subset of FFHQ at 256 pixels: the published figures need box filtering; 140k is all with their mirror images."""
+    """Settings for a subset of FFHQ at 256 pixels: the published figures need box filtering; 140k is all of it, mirrored too."""
     images = FFHQ_SIZES[size]
     subset = (f"data.max_images={images}",) if images else ("data.flip=true",) if size == "140k" else ()
     return ("data.resolution=256", "data.filter=box", *subset)

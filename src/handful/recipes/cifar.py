@@ -1,7 +1,7 @@
 """StyleGAN2-ADA tuned for CIFAR-10 at 32 pixels: 512 feature maps, no path length, no style mixing, plain D; the setting of 2 GPUs.
 
-The release keeps the interval of the path length that it leaves out, and so the correction of G's Adam that goes with it: learning rate
-0.002, second beta 0.99^0.8. The paper's rows without this tuning are the recipe cifar_baseline.
+The release keeps the interval of the path length that it leaves out, and so the correction of G's Adam that goes with it: learning
+rate 0.002, second beta 0.99^0.8. The paper's rows without this tuning are the recipe cifar_baseline.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""StyleGAN2-ADA's `auto`: batch, feature maps, learning rate, R1 and the average of G from the resolution and the number of GPUs."""
+"""StyleGAN2-ADA's `auto`: batch, feature maps, learning rate, R1 and the average of G by resolution and number of GPUs."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def for_gpus(resolution: int, gpus: int) -> tuple[str, ...]:
     return lines
 
 
-TARGETS = tuple(Target("stylegan2-ada/cost", f"{gpus} GPU{'s' if gpus > 1 else ''}", f"{resolution}x{resolution}", "hours per 1000 kimg",
-                       hours, f"the release's own table, with ADA and mixed precision; {pace} s/kimg", f"{gpus} V100",
-                       for_gpus(resolution, gpus))
+TARGETS = tuple(Target("stylegan2-ada/cost", f"{gpus} GPU{'s' if gpus > 1 else ''}", f"{resolution}x{resolution}",
+                       "hours per 1000 kimg", hours, f"the release's own table, with ADA and mixed precision; {pace} s/kimg",
+                       f"{gpus} V100", for_gpus(resolution, gpus))
                 for resolution, row in HOURS.items() for gpus, (hours, pace) in zip((1, 2, 4, 8), row))
 
 
