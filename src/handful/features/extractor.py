@@ -7,6 +7,7 @@ from functools import cached_property
 from importlib import import_module
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from handful.errors import UsageError, nearest
@@ -94,36 +95,30 @@ class Extractor(nn.Module):
 
 @contextmanager
 def _fp32(device: torch.device):
-    """No autocast and no TF32: a metric computes the same everywhere."""
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = cudnn.allow_tf32, matmul.allow_tf32
-    with torch.autocast(device.type, enabled=False):
-        if device.type != "cuda" or before == (False, False):
+    """No autocast, no TF32, no bfloat16 inside products: a network computes the same numbers everywhere."""
+    matmul, conv = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        with torch.autocast(device.type, enabled=False):
             yield
-            return
-        cudnn.allow_tf32, matmul.allow_tf32 = False, False
-        try:
-            yield
-        finally:
-            cudnn.allow_tf32, matmul.allow_tf32 = before
-
-
-def conv_weight(cout: int, cin: int, height: int, width: int) -> nn.Parameter:
-    """Made-up weights that keep the scale of what goes through; channels_last in memory, as the networks run."""
-    weight = torch.randn(cout, cin, height, width) * (2 / (cin * height * width)) ** 0.5
-    return nn.Parameter(weight.contiguous(memory_format=torch.channels_last), requires_grad=False)
+    finally:
+        torch.set_float32_matmul_precision(matmul)
+        torch.backends.cudnn.allow_tf32 = conv
 
 
 class Conv(nn.Module):
-    """A frozen convolution with bias, its normalisation folded in. Padding "same" by default for stride 1, none for stride 2."""
+    """A convolution with bias, which the normalisation after it is folded into. Padding "same", or none: for stride 2 or padding=False."""
 
     def __init__(self, cin: int, cout: int, kernel: int | tuple[int, int] = 1, stride: int = 1, padding: bool = True, groups: int = 1) -> None:
         super().__init__()
         height, width = kernel if isinstance(kernel, tuple) else (kernel, kernel)
-        self.weight = conv_weight(cout, cin // groups, height, width)
-        self.bias = nn.Parameter(torch.zeros(cout), requires_grad=False)
+        inputs = cin // groups
+        weight = torch.randn(cout, inputs, height, width) * (2 / (inputs * height * width)) ** 0.5  # keeps the scale of what goes through
+        self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last))
+        self.bias = nn.Parameter(torch.zeros(cout))
         self.stride, self.groups = stride, groups
         self.padding = (height // 2, width // 2) if padding and stride == 1 else (0, 0)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.nn.functional.conv2d(x, self.weight, self.bias, self.stride, self.padding, groups=self.groups)
+        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, groups=self.groups)

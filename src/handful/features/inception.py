@@ -50,6 +50,7 @@ class Inception(Extractor):
             + [_D(), _E(1280, largest=False), _E(2048, largest=True)]
         )
         self._last: dict[str, Tensor] = {}
+        self.requires_grad_(False).eval()
 
     def logits(self, features: Tensor, bias: bool = False) -> Tensor:
         """features [B,2048] -> [B,1008], before the softmax. The Inception Score uses no bias (StyleGAN2-ADA's `no_output_bias`).

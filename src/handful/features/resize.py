@@ -16,9 +16,9 @@ def tf1_bilinear(x: Tensor, size: int) -> Tensor:
     """
     for dim in (2, 3):
         if x.shape[dim] != size:
-            low, high, part = (t.to(x.device) for t in _bilinear_taps(x.shape[dim], size))
-            part = part.to(x.dtype).view(-1, *[1] * (3 - dim))
-            x = torch.lerp(x.index_select(dim, low), x.index_select(dim, high), part)
+            low, high, part = _bilinear_taps(x.shape[dim], size)
+            part = part.to(x.dtype).to(x.device).view(-1, *[1] * (3 - dim))  # the type first: not every device has fp64
+            x = torch.lerp(x.index_select(dim, low.to(x.device)), x.index_select(dim, high.to(x.device)), part)
     return x
 
 
@@ -30,13 +30,14 @@ def pillow_bicubic(x: Tensor, size: int) -> Tensor:
     """
     h, w = x.shape[2:]
     if w != size:
-        x = x @ _bicubic_matrix(w, size).to(x).t()  # [B,C,H,W] @ [W,size]
+        x = x @ _bicubic_matrix(w, size).to(x.dtype).to(x.device).t()  # [B,C,H,W] @ [W,size]
     if h != size:
-        x = _bicubic_matrix(h, size).to(x) @ x  # [size,H] @ [B,C,H,size]
+        x = _bicubic_matrix(h, size).to(x.dtype).to(x.device) @ x  # [size,H] @ [B,C,H,size]
     return x.clamp(0, 255)
 
 
 @lru_cache(64)
+@torch.inference_mode(False)  # they outlive the pass that made them
 def _bilinear_taps(old: int, new: int) -> tuple[Tensor, Tensor, Tensor]:
     at = torch.arange(new, dtype=torch.float64) * (old / new)
     low = at.floor().long().clamp_(max=old - 1)
@@ -44,6 +45,7 @@ def _bilinear_taps(old: int, new: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @lru_cache(64)
+@torch.inference_mode(False)  # they outlive the pass that made them
 def _bicubic_matrix(old: int, new: int) -> Tensor:
     """[new,old], fp64: Keys' cubic with a = -1/2, widened by the reduction; taps beyond the picture are left out and the rest sum to 1."""
     scale = old / new

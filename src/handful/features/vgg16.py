@@ -1,0 +1,54 @@
+"""VGG16 up to its second fully connected layer: the feature space of improved precision and recall.
+
+Simonyan, Zisserman (ICLR 2015), configuration D; Kynkäänniemi et al., "Improved Precision and Recall Metric for Assessing Generative
+Models" (NeurIPS 2019) measure in the 4096 activations (after the ReLU) of the second fully connected layer.
+
+Unverified: the official code uses a file of its own that no registry carries. These are torchvision's weights of the same network, its
+usual input scaling, and an antialiased resize, so that values are close to the published protocol's, but not those.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from handful.features.extractor import Extractor
+from handful.features.lpips import _NETS, _Conv
+from handful.features.resize import pillow_bicubic
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, for [0, 1]
+
+
+def standardised(x: Tensor) -> Tensor:
+    """[B,3,H,W], 0..255 -> zero mean and unit deviation over ImageNet."""
+    mean, std = (255 * x.new_tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+    return (x - mean) / std
+
+
+class VGG16(Extractor):
+    """Features [B,4096]: the second fully connected layer, after its ReLU. The dropout of training does not exist here."""
+
+    name = "vgg16"
+    dim = 4096
+    resize = "antialiased bicubic of Pillow on floats, clipped to 0..255, to 224x224"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(_Conv(*layer[:5], impl="fast") for layer in _NETS["vgg16"])
+        self.fc = nn.ModuleList([nn.Linear(512 * 7 * 7, 4096), nn.Linear(4096, 4096)])
+        self.requires_grad_(False).eval()
+
+    def _resized(self, x: Tensor) -> Tensor:
+        return pillow_bicubic(x, 224)
+
+    def _features(self, x: Tensor) -> Tensor:
+        x = standardised(x).contiguous(memory_format=torch.channels_last)
+        for conv, (*_, pool, _compared) in zip(self.convs, _NETS["vgg16"]):
+            if pool is not None:
+                x = F.max_pool2d(x, *pool)
+            x = conv(x).relu_()
+        x = F.max_pool2d(x, 2, 2).flatten(1)  # [B,512,7,7] -> [B,25088], channel by channel
+        for layer in self.fc:
+            x = layer(x).relu_()
+        return x
