@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 from handful.ops import conv, winograd
-from handful.ops.conv import conv2d
+from handful.ops.conv import conv2d, conv2d_down, conv2d_up
+from handful.ops.upfirdn import BINOMIAL, downsample2d, upfirdn2d, upsample2d
 
 
 def f64(*shape: int, seed: int = 0) -> Tensor:
@@ -113,3 +114,58 @@ def test_when_winograd_is_chosen(monkeypatch):
     assert not takes(maps(32, channels=32)) and not takes(maps(32, dtype=torch.float64)) and not takes(maps(32, dtype=torch.bfloat16))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert not takes(maps(32))
+
+
+# ------------------------------------------------------------------------------------------------------------------- resampling
+
+LONG = (0.015, 0.003, -0.12, -0.05, 0.49, 0.79, 0.34, -0.07, -0.02, 0.005, 0.01, -0.002)
+CASES = [dict(up=1, down=1, padding=(1, 1, 1, 1)), dict(up=1, down=1, padding=(2, 2, 2, 2)), dict(up=2, down=1, padding=(2, 1, 2, 1)),
+         dict(up=1, down=2, padding=(1, 1, 1, 1)), dict(up=2, down=1, padding=(6, 5, 6, 5)), dict(up=1, down=2, padding=(5, 5, 5, 5)),
+         dict(up=2, down=1, padding=(3, 0, 7, 2)), dict(up=3, down=2, padding=(5, 4, 2, 6)), dict(up=1, down=3, padding=(4, 6, 3, 8)),
+         dict(up=2, down=1, padding=(12, 13, 14, 3)), dict(up=1, down=1, padding=(-1, 11, 10, -1)), dict(up=2, down=1, padding=(-3, 9, 8, -4))]
+
+
+@pytest.mark.parametrize("taps", [BINOMIAL, LONG, (1.0, 2.0, 4.0)], ids=len)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_fast_resampling_equals_the_plain_one(case, taps):
+    x = f64(2, 3, 12, 11)
+    for flip in (False, True):
+        assert_same(*(partial(upfirdn2d, taps=taps, gain=3.0, flip=flip, impl=impl, **case) for impl in ("fast", "ref")), x)
+
+
+@pytest.mark.parametrize("taps", [BINOMIAL, LONG], ids=len)
+def test_fast_resampling_to_second_order(taps):
+    for f in (upsample2d, downsample2d):
+        f = partial(f, taps=taps, impl="fast")
+        assert gradcheck(f, f64(1, 2, 4, 6)) and gradgradcheck(lambda x, f=f: f(x).sin(), f64(1, 2, 4, 6))
+
+
+def test_resampling_keeps_a_constant_and_places_an_impulse():
+    x = torch.zeros(1, 1, 8, 8)
+    x[..., 4, 4] = 1
+    for impl in ("fast", "ref"):
+        ones = torch.ones(1, 2, 8, 8)
+        assert torch.allclose(upsample2d(ones, impl=impl)[..., 2:-2, 2:-2], torch.ones(12, 12))
+        assert torch.allclose(downsample2d(ones, impl=impl)[..., 1:-1, 1:-1], torch.ones(2, 2))
+        assert torch.allclose(upsample2d(x, impl=impl)[0, 0, 9, 7:11], torch.tensor([1.0, 3, 3, 1]) * 3 / 16)
+        # A true convolution: the first tap is the sample's own.
+        assert torch.allclose(upfirdn2d(x, (1, 0, 0, 0), padding=(3, 0, 3, 0), impl=impl), x)
+        assert torch.allclose(upfirdn2d(x, (1, 0, 0, 0), padding=(0, 3, 0, 3), flip=True, impl=impl), x)
+
+
+def test_fast_resampling_keeps_nothing_for_the_backward_pass():
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        upsample2d(f64(1, 2, 4, 4), impl="fast")
+        downsample2d(f64(1, 2, 4, 4), impl="fast")
+    assert not kept
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 3), (4, 6)])
+@pytest.mark.parametrize("k", [3, 1])
+@pytest.mark.parametrize("f", [conv2d_up, conv2d_down])
+def test_fast_convolutions_with_resampling_equal_the_plain_ones(f, k, size):
+    if f is conv2d_down and size == (1, 1):
+        size = (2, 2)
+    x, w = f64(2, 3, *size), f64(4, 3, k, k, seed=1)
+    assert_same(partial(f, impl="fast"), partial(f, impl="ref"), x, w)

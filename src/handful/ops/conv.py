@@ -5,11 +5,10 @@ The resampling filter is [1,3,3,1] along both axes. No bias, no activation, no m
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .upfirdn import BINOMIAL, Impl, downsample2d, upfirdn2d, upsample2d
+from .upfirdn import BINOMIAL, Impl, downsample2d, plain_cpu, upfirdn2d, upsample2d
 from .winograd import conv3x3
 
 WINOGRAD_CHANNELS, WINOGRAD_TILES = 96, 64      # geometric mean of the channels, 4x4 tiles in the batch, from which Winograd's form pays
@@ -23,16 +22,11 @@ def conv2d(x: Tensor, weight: Tensor, *, impl: Impl = "auto") -> Tensor:
     if impl == "auto":
         o, i, k, _ = weight.shape
         tiles = x.shape[0] * -(-x.shape[2] // 4) * -(-x.shape[3] // 4)
-        pays = k == 3 and tiles >= WINOGRAD_TILES and o * i >= WINOGRAD_CHANNELS ** 2 and _plain_cpu(x)
+        pays = k == 3 and tiles >= WINOGRAD_TILES and o * i >= WINOGRAD_CHANNELS ** 2 and plain_cpu(x)
         impl = "fast" if pays else "ref"
     if impl == "fast" and weight.shape[2] == 3:
         return conv3x3(x, weight)
     return F.conv2d(x, weight, padding=weight.shape[2] // 2)
-
-
-def _plain_cpu(x: Tensor) -> bool:
-    """Whether operators written for the CPU apply: fp32 there, no autocast, not under torch.compile (which would trace their loops)."""
-    return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling()
 
 
 def conv2d_up(x: Tensor, weight: Tensor, *, impl: Impl = "auto") -> Tensor:
