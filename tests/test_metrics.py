@@ -270,7 +270,7 @@ def test_inception_score_is_its_definition():
         scores.append(np.exp((part * (np.log(part) - np.log(part.mean(0)))).sum(1).mean()))
     found = InceptionScore()(logits)
     assert found["value"] == pytest.approx(np.mean(scores)) and found["std"] == pytest.approx(np.std(scores)) and "too low" in found["note"]
-    streamed = Splits(107)
+    streamed = Splits(107, 12)
     for index in torch.randperm(107, generator=torch.Generator().manual_seed(0)).split(13):       # in any order, in any batches
         streamed.add(index, logits[index])
     assert streamed.scores().numpy() == pytest.approx(np.array(scores))

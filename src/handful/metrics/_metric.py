@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 
 from ..errors import HandfulError, UsageError
+from ..infer.model import Model
+from ._pictures import Pictures
 from ._stats import Stats
+from ._world import World
 
 REALS = ("all", "train", "test")
 FLIPS = ("no", "yes", "trained")
@@ -20,13 +23,29 @@ FLIPS = ("no", "yes", "trained")
 class Resources:
     """Where and with how much a metric computes. memory_mb: of blocks of a matrix between all images; progress: called with (done, total).
 
-    shared: what metrics on the same features can use of each other's work.
+    shared: what metrics on the same features can use of each other's work. kept(parts, make): a number that depends on the reals alone, made
+    or remembered.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     memory_mb: int = 256
     progress: Callable[[int, int], None] = lambda done, total: None
     shared: dict[Any, Any] = field(default_factory=dict)
+    kept: Callable[[list[Any], Callable[[], float]], float] = lambda parts, make: make()
+
+
+@dataclass
+class Job:
+    """What a metric gets that makes its own pictures. model: None for a folder; labels: classes of samples by seed; batch: images at once."""
+
+    model: Model | None
+    reals: Pictures
+    fakes: Pictures
+    labels: Callable[[Sequence[int]], Tensor | None]
+    device: torch.device
+    batch: int
+    world: World
+    progress: Callable[[int, int], None]
 
 
 @dataclass
@@ -83,8 +102,11 @@ class Metric:
         """{"value": float, more}."""
         raise NotImplementedError
 
+    def run(self, job: Job, name: str) -> dict[str, Any]:
+        """For a metric that is `alone`: the whole result."""
+        raise NotImplementedError
+
     def words(self, reals: int, fakes: int) -> str:
         """The protocol in words, without the extractor."""
-        mirrored = " and their mirror images" if self.flips == "yes" else ""
-        return f"{fakes} samples against {reals} {'' if self.reals == 'all' else self.reals + 'ing images' if self.reals == 'train' else 'unseen '}"\
-               f"{'' if self.reals == 'train' else 'reals'}{mirrored}"
+        whose = {"all": "reals", "train": "training images", "test": "unseen reals"}[self.reals]
+        return f"{fakes} samples against {reals} {whose}{' and their mirror images' if self.flips == 'yes' else ''}"

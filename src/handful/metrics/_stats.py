@@ -10,6 +10,7 @@ from torch import Tensor
 from ..rng import derive
 
 BLOCK = 512                              # rows per matrix product: one product per small batch would be bound by memory
+PARTS = 10                               # of the Inception Score
 
 
 class Moments:
@@ -59,12 +60,12 @@ class Moments:
 
 
 class Splits:
-    """Of `parts` consecutive runs of rows: the sum of probabilities and of sum(p log p), for the Inception Score. Constant memory."""
+    """Of ten consecutive runs of `count` rows: the sums of p and of sum(p log p), for the Inception Score. Constant memory."""
 
-    def __init__(self, count: int, parts: int = 10) -> None:
-        self.count, self.parts = count, min(parts, count)
+    def __init__(self, count: int, classes: int) -> None:
+        self.count, self.parts = count, min(PARTS, count)
         self.sizes = torch.bincount(self._part(torch.arange(count)), minlength=self.parts)
-        self.probabilities: Tensor | None = None             # [parts,classes]
+        self.probabilities = torch.zeros(self.parts, classes, dtype=torch.float64)
         self.negentropy = torch.zeros(self.parts, dtype=torch.float64)
 
     def _part(self, index: Tensor) -> Tensor:
@@ -76,8 +77,6 @@ class Splits:
         """index int64 [B]: places of the rows in the whole; logits [B,classes]."""
         log_p = logits.double().log_softmax(1).cpu()
         p, part = log_p.exp(), self._part(index)
-        if self.probabilities is None:
-            self.probabilities = torch.zeros(self.parts, p.shape[1], dtype=torch.float64)
         self.probabilities.index_add_(0, part, p)
         self.negentropy.index_add_(0, part, (p * log_p).sum(1))
 

@@ -31,8 +31,7 @@ class FID(Metric):
     def compute(self, real: Stats, fake: Stats, resources: Resources, key: Any = None) -> dict[str, Any]:
         found: dict[str, Any] = {"value": frechet(self._gaussian(real, resources), self._gaussian(fake, resources))}
         if self.bias and real.count >= 4:
-            kept = resources.shared.get(("bias", key, self.ddof)) if key is not None else None
-            found["bias"] = self._halves(real, resources) if kept is None else kept
+            found["bias"] = resources.kept(["halves", real.count, self.ddof], lambda: self._halves(real, resources))
             found["bias_counts"] = [real.count // 2, real.count - real.count // 2]
         if min(real.count, fake.count) < FEW:
             found["note"] = f"below {FEW} images FID is mostly bias: compare it at the same counts only, or trust kid"

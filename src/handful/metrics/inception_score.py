@@ -14,14 +14,13 @@ import torch
 from torch import Tensor
 
 from ._metric import Metric, Resources
-from ._stats import Splits, Stats
+from ._stats import PARTS, Splits, Stats
 
 
 @dataclass
 class InceptionScore(Metric):
-    """`InceptionScore()(logits)`, logits [N,classes]. parts: into how many the samples are divided."""
+    """`InceptionScore()(logits)`, logits [N,classes]."""
 
-    parts: int = 10
     takes = ("", "splits")
     better = "higher"
     least = 10
@@ -29,7 +28,7 @@ class InceptionScore(Metric):
     def __call__(self, logits: Tensor, resources: Resources | None = None) -> dict[str, Any]:
         """From logits [N,classes]: {"value", "std", "protocol", "count_fake"}."""
         self.enough(0, len(logits), "the Inception Score")
-        splits = Splits(len(logits), self.parts)
+        splits = Splits(len(logits), logits.shape[1])
         splits.add(torch.arange(len(logits)), logits)
         found = self.compute(None, Stats(splits=splits), resources or Resources())
         return {**found, "protocol": self.words(0, len(logits)), "count_fake": len(logits)}
@@ -40,4 +39,4 @@ class InceptionScore(Metric):
         return {"value": float(scores.mean()), "std": float(scores.std(correction=0)), **note}
 
     def words(self, reals: int, fakes: int) -> str:
-        return f"{fakes} samples in {min(self.parts, fakes)} consecutive parts, final bias left out"
+        return f"{fakes} samples in {min(PARTS, fakes)} consecutive parts, final bias left out"

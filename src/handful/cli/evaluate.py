@@ -1,0 +1,92 @@
+"""Score a model, or a folder of pictures, against real ones."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import click
+
+
+@click.command(name="evaluate")
+@click.argument("model", metavar="MODEL|FOLDER")
+@click.argument("data")
+@click.option("--metrics", default="fid,kid,precision,recall", show_default=True, help="Names, also of protocols: fid50k_full, fid5k_train.")
+@click.option("--samples", type=click.IntRange(2), help="Of the model [default: as many as DATA has, 5000 to 50000].")
+@click.option("--json", "json_file", metavar="FILE", help="Write the results as JSON; - prints them.")
+@click.option("--device", default="auto", show_default=True)
+@click.option("--batch", type=click.IntRange(1), help="Images at once [default: 16, 64 on a GPU].")
+@click.option("--res", type=click.IntRange(8), help="Of two folders: bring both to so many pixels a side [default: as they are].")
+@click.option("--trunc", type=click.FloatRange(0, 2), default=1.0, show_default=True, help="Truncation; figures to compare have none.")
+@click.option("--extractor", help="The network that looks [default: the metric's own, mostly inception].")
+@click.option("--resize", type=click.Choice(["official", "clean"]), help="How inception's input is resized [default: official].")
+@click.option("--skip-bad", is_flag=True, help="Leave unusable files of DATA out instead of stopping.")
+@click.option("--no-cache", is_flag=True, help="Look at the reals again, though nothing has changed.")
+def command(model, data, metrics, samples, json_file, device, batch, res, trunc, extractor, resize, skip_bad, no_cache):
+    """Score MODEL (a run folder, checkpoint or .safetensors), or a FOLDER or zip of pictures, against the pictures of DATA.
+
+    With a MODEL, DATA is prepared as its training images were; two folders are compared as they are. A folder with a config.json is a
+    run. `handful list metrics` has the names. Several processes share the work under torchrun.
+    """
+    import json
+    from pathlib import Path
+
+    from handful.files import write_text
+    from handful.metrics import evaluate
+
+    names = [name.strip() for name in metrics.split(",") if name.strip()]
+    with Stages() as stages:
+        found = evaluate(model, data, names, samples, device=device, batch=batch, res=res, extractor=extractor, resize=resize, truncation=trunc,
+                         skip_bad=skip_bad, cache=not no_cache, progress=stages, say=lambda line: click.echo(f"note: {line}", err=True))
+    text = json.dumps(found, indent=1)
+    if json_file == "-":
+        click.echo(text)
+        return
+    click.echo("\n".join(table(found)))
+    if json_file:
+        write_text(Path(json_file), text + "\n")
+
+
+def table(found: dict[str, dict]) -> list[str]:
+    """Each metric's value, its protocol in words, and what has to be said with it."""
+    wide = max(map(len, found))
+    lines = []
+    for name, said in found.items():
+        more = "".join(f", {k.replace('_', ' ')} {said[k]:.4g}" for k in ("std", "recall", "reals", "nearest_real") if k in said)
+        error = f" +- {said['stderr']:.2g}" if "stderr" in said else ""
+        lines += [f"{name:<{wide}}  {said['value']:.5g}{error}{more}  ({said['better']} is better)", f"{'':<{wide}}  {said['protocol']}"]
+        if "bias" in said:
+            a, b = said["bias_counts"]
+            lines.append(f"{'':<{wide}}  two halves of the reals ({a} and {b}) score {said['bias']:.4g} against each other: the bias to expect at that size")
+        if "note" in said:
+            lines.append(f"{'':<{wide}}  note: {said['note']}")
+    return lines
+
+
+class Stages:
+    """Progress of one stage after the other: a bar on a terminal's stderr; in a pipe a plain line every five seconds."""
+
+    def __enter__(self) -> Stages:
+        self.bar, self.tasks, self.last = None, {}, time.monotonic()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def __call__(self, stage: str, done: int, total: int, left_sec: float | None) -> None:
+        if not sys.stderr.isatty():
+            if time.monotonic() - self.last > 5:
+                self.last = time.monotonic()
+                click.echo(f"{stage}: {done} of {total}{'' if left_sec is None else f', {left_sec:.0f} s left'}", err=True)
+            return
+        if self.bar is None:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+            self.bar = Progress(*columns, console=Console(stderr=True), transient=True)
+            self.bar.start()
+        if stage not in self.tasks:
+            self.tasks[stage] = self.bar.add_task(stage)
+        self.bar.update(self.tasks[stage], completed=done, total=total)

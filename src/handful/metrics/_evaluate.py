@@ -1,0 +1,69 @@
+"""`handful.evaluate`: a model, or a folder of pictures, against the real ones, by any number of metrics in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import UsageError
+from ..infer.model import Model, pick_device
+from . import _sets
+from ._protocols import resolve
+from ._session import Clock, Progress, Session
+from ._world import World
+
+DEFAULT = ("fid", "kid", "precision", "recall")
+
+
+def evaluate(
+    model: Model | _sets.Given,
+    data: _sets.Given,
+    metrics: str | Iterable[str] = DEFAULT,
+    samples: int | None = None,
+    *,
+    device: str | torch.device = "auto",
+    batch: int | None = None,
+    res: int | None = None,
+    extractor: str | nn.Module | None = None,
+    resize: str | None = None,
+    truncation: float = 1.0,
+    skip_bad: bool = False,
+    cache: bool = True,
+    memory_mb: int = 256,
+    progress: Progress | None = None,
+    say: Callable[[str], None] | None = None,
+    together: bool = True,
+) -> dict[str, dict[str, Any]]:
+    """Scores a model, or pictures, against real ones: {metric: {"value", "protocol", "count_real", "count_fake", "resize", "extractor",
+    "extractor_digest", and what it has besides: "stderr", "bias", "note"}}, keyed as asked.
+
+    model: a Model, a MODEL's path (run folder, checkpoint, .safetensors), or pictures: a folder without config.json, a zip, a Dataset,
+    uint8 [N,C,H,W]. data: the real pictures, likewise. With a model they are prepared as its training images were; two folders are
+    compared at the files' own sizes, or both at `res` pixels.
+    metrics: names of `handful list metrics`, or protocols of the papers (fid50k_full, fid5k_train ...: metrics/_protocols.py), which fix
+    the numbers themselves. samples: of the model, for the plain ones; by default as many as there are reals, from 5000 to 50000.
+    Sample i is the picture of seed i, its class that of a random real. extractor, resize: instead of the metric's own ("inception",
+    "official"). cache: keep statistics of the reals. memory_mb: for blocks of a matrix between all images.
+    progress: called with (stage, done, total, seconds left or None). say: gets notes, line by line. together: divide the work among all
+    processes of torch.distributed, where it runs; all must call this then, and all get the result.
+
+    Raises UsageError for unknown names; HandfulError, in one line, for absent weights, too few images, files that can't be read.
+    """
+    wanted = {name: resolve(name) for name in ([metrics] if isinstance(metrics, str) else metrics)}
+    if not wanted:
+        raise UsageError(f"no metrics; name some, e.g. {','.join(DEFAULT)}")
+    if samples is not None and samples < 2:
+        raise UsageError(f"samples={samples}: take 2 or more; 5000 is usual")
+    world = World.here() if together else World()
+    on = model.device if isinstance(model, Model) else pick_device(str(device))
+    clock = Clock(progress if progress and world.rank == 0 else None)
+    session = Session(wanted, samples, on, batch or (64 if on.type == "cuda" else 16), world, clock, cache, memory_mb)
+    with ExitStack() as stack:
+        session.open(model, data, res, truncation, skip_bad, say or (lambda line: None), stack)
+        session.plan(extractor, resize)
+        session.look()
+        return {name: session.score(name) for name in wanted}

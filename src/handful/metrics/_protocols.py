@@ -1,0 +1,57 @@
+"""Names of protocols, as the papers write them: the name fixes the number of samples, which reals, mirror images, the network.
+
+    fid50k_full  kid50k_full  pr50k3_full  is50k  ppl2_wend         StyleGAN2-ADA: all reals, no mirror images
+    fid50k  kid50k  pr50k3                                          older: the same number of reals at most, mirrored as in training
+    fid10k_test  fid10k_train  is10k                                DiffAugment, DigGAN: BigGAN on CIFAR
+    fid5k_train                                                     DiffAugment, FastGAN: few-shot sets
+    ppl_zfull  ppl_wfull  ppl_zend  ppl_wend                        StyleGAN: the centre of the picture
+
+Other numbers are read likewise: kid5k_full. `train` and `test` divide FID's covariance by n - 1, as those papers' code does; `full` by n.
+Deviations: "the first 50000 reals" are a random choice (files are often sorted by class). FastGAN's and DiffAugment's own code sampled with
+the batch statistics of the moment, and FastGAN's resized to 512, 256 and 299 pixels in turn; here models are in eval mode, and
+resizing is the network's own.
+"""
+
+from __future__ import annotations
+
+import re
+
+from .. import catalog
+from ..catalog import Use
+from ..errors import UsageError, nearest
+from ._metric import Metric
+
+NAMED = ("fid50k_full", "kid50k_full", "pr50k3_full", "is50k", "ppl2_wend", "fid10k_test", "fid10k_train", "is10k", "fid5k_train")
+_COUNTED = re.compile(r"(fid|kid|is|pr)(\d+)k(3?)(?:_(full|train|test))?")
+_PATHS = re.compile(r"ppl(2?)_([zw])(end|full)")
+
+
+def resolve(name: str) -> Metric:
+    """The metric of a name: a file of this folder at its defaults, or a protocol. Raises UsageError with the nearest name."""
+    if name in catalog.names("metrics") or ":" in name or "." in name:
+        return catalog.build("metrics", Use(name))
+    use = protocol(name)
+    if use is None:
+        raise UsageError(f"unknown metric '{name}'{nearest(name, [*catalog.names('metrics'), *NAMED])}")
+    return catalog.build("metrics", use)
+
+
+def protocol(name: str) -> Use | None:
+    """What the name of a protocol stands for, None where it is none."""
+    if match := _PATHS.fullmatch(name):
+        whole, space, sampling = match.groups()
+        return Use("ppl", samples=50_000, space=space, sampling=sampling, crop=not whole)
+    match = _COUNTED.fullmatch(name)
+    if match is None or (match[1] == "pr") != bool(match[3]) or match[1] == "is" and match[4] or not int(match[2]):
+        return None
+    kind, samples, which = match[1], int(match[2]) * 1000, match[4]
+    if kind == "is":
+        return Use("inception_score", samples=samples)
+    common = {"samples": samples, "reals": which if which in ("train", "test") else "all"}
+    if which is None:
+        common |= {"max_reals": samples, "flips": "trained"}
+    if kind == "fid":
+        return Use("fid", ddof=int(which in ("train", "test")), **common)
+    if kind == "kid":
+        return Use("kid", way="subsets", **{"max_reals": 1_000_000, **common})
+    return Use("precision", with_recall=True, extractor="vgg16", **{"max_reals": 200_000, **common})

@@ -1,0 +1,185 @@
+"""One call of `evaluate`: the sets are opened, each picture is looked at once, the metrics computed."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..data import Dataset
+from ..errors import HandfulError, UsageError
+from ..features.extractor import extractor as pretrained
+from ..infer.model import Model, load
+from . import _cache, _sets
+from ._metric import Job, Metric, Resources
+from ._pass import Seen, Wanted, look
+from ._pictures import Drawn, Held, Pictures
+from ._protocols import protocol
+from ._world import World
+
+Progress = Callable[[str, int, int, float | None], None]
+Which = tuple[str, bool]                 # "all", "train", "test"; mirrored?
+
+
+@dataclass
+class Clock:
+    """Tells a progress callback of each stage how long it will yet take."""
+
+    progress: Progress | None
+
+    def stage(self, name: str) -> Callable[[int, int], None]:
+        started = time.monotonic()
+
+        def tick(done: int, total: int) -> None:
+            if self.progress:
+                self.progress(name, done, total, (time.monotonic() - started) / done * (total - done) if done else None)
+
+        return tick
+
+
+@dataclass
+class Session:
+    """One call of `evaluate`, from opening to the last metric."""
+
+    metrics: dict[str, Metric]
+    samples: int | None
+    device: torch.device
+    batch: int
+    world: World
+    clock: Clock
+    cache: bool
+    memory_mb: int
+    model: Model | None = None
+    fakes: Pictures | None = None
+    reals: dict[Which, Pictures] = field(default_factory=dict)
+    networks: dict[str, nn.Module] = field(default_factory=dict)
+    seen: dict[tuple[Which | str, str], Seen] = field(default_factory=dict)          # by set ("fakes" or which reals) and network
+    counts: dict[str, tuple[int, int]] = field(default_factory=dict)                 # reals, fakes
+    notes: dict[str, str] = field(default_factory=dict)
+    shared: dict[Any, Any] = field(default_factory=dict)                             # see Resources
+
+    def open(self, model, data, res, truncation, skip_bad, say, stack: ExitStack) -> None:
+        """Finds the fakes and, for each kind of reals that is wanted, the reals."""
+        if isinstance(model, str | os.PathLike) and _sets.is_model(model):
+            model = load(model, self.device)
+        reading = self.clock.stage("reading DATA")
+        if isinstance(model, Model):
+            if res is not None:
+                raise UsageError("--res is for two folders; with a model the images are prepared at its own size")
+            self.model = model
+            sets = _sets.beside_model(model, data, {m.reals for m in self.metrics.values()}, skip_bad, reading, say)
+            self.fakes = Drawn(model, sets["all"], truncation)
+        else:
+            self.fakes, whole = (_sets.opened(given, res, skip_bad, stack, reading) for given in (model, data))
+            sets = dict.fromkeys(("all", "train", "test"), whole)
+        for m in self.metrics.values():
+            mirrored = m.flips == "yes" or m.flips == "trained" and self.model is not None and self.model.config.data.flip
+            m.flips = "yes" if mirrored else "no"
+            found = sets[m.reals]
+            if isinstance(found, Dataset):
+                found = Held(found, mirrored)
+            elif mirrored:
+                raise UsageError("flips=yes needs --res: files at their own sizes are compared as they are")
+            self.reals.setdefault(self._which(m), found)
+
+    def plan(self, extractor: str | nn.Module | None, resize: str | None) -> None:
+        """How many pictures each metric takes, and the networks: whatever is missing is said before any picture is looked at."""
+        for name, m in self.metrics.items():
+            if m.alone:
+                continue
+            self.counts[name] = m.counts(self.reals[self._which(m)].count, self.fakes.count, self.samples, name)
+            m.enough(*self.counts[name], name)
+            own = m.extractor
+            m.extractor = own if extractor is None else extractor if isinstance(extractor, str) else extractor.name
+            if m.extractor not in self.networks:
+                self.networks[m.extractor] = extractor.to(self.device) if isinstance(extractor, nn.Module) else self._pretrained(m.extractor, resize)
+            if m.takes[1] == "splits" and not hasattr(self.networks[m.extractor], "logits"):
+                raise HandfulError(f"{name} is defined by the classes of inception, which '{m.extractor}' doesn't know; leave --extractor out")
+            if protocol(name) and (m.extractor != own or resize not in (None, "official")):
+                self.notes[name] = f"not with the network and resizing that {name} is defined with"
+            m.announce(Resources(shared=self.shared), self._key(name))
+
+    def _pretrained(self, name: str, resize: str | None) -> nn.Module:
+        if resize is not None and name != "inception":
+            raise UsageError(f"--resize {resize}: inception alone can be resized for in two ways, not '{name}'")
+        return pretrained(name, self.device, **({} if resize is None else {"resize": resize}))
+
+    def look(self) -> None:
+        """One pass over each set of reals, less what the cache holds, and one over the fakes."""
+        met = {name: m for name, m in self.metrics.items() if not m.alone}
+        for which, pictures in self.reals.items():
+            wanted: dict[str, Wanted] = {}
+            for name, m in met.items():
+                if self._which(m) == which and m.takes[0]:
+                    wanted.setdefault(m.extractor, Wanted()).add(m.takes[0], self.counts[name][0])
+            stage = "looking at the reals" + ("" if which == ("all", False) else f" ({which[0]}{', mirrored' if which[1] else ''})")
+            self._look(stage, which, pictures, wanted)
+        wanted = {}
+        for name, m in met.items():
+            wanted.setdefault(m.extractor, Wanted()).add(m.takes[1], self.counts[name][1])
+        self._look("sampling and looking" if self.model else "looking at the pictures", "fakes", self.fakes, wanted)
+
+    def _look(self, stage: str, which: Which | str, pictures: Pictures, wanted: dict[str, Wanted]) -> None:
+        names = {n: self._cache_name(pictures, n, w.kept, sorted(w.moments)) for n, w in wanted.items()} if self.cache and which != "fakes" else {}
+        found = {n: _cache.read(parts) for n, parts in names.items()} if self.world.rank == 0 else {}
+        found = self.world.from_first(found)                 # one process decides for all
+        for n in [n for n in names if found[n] is not None]:
+            self.seen[which, n] = Seen.of(found[n])
+            del wanted[n]
+        if wanted:
+            new = look(pictures, wanted, self.networks, batch=self.batch, device=self.device, world=self.world, progress=self.clock.stage(stage))
+            for n, seen in new.items():
+                self.seen[which, n] = seen
+                if n in names and self.world.rank == 0:
+                    _cache.write(names[n], seen.tensors())
+
+    def _cache_name(self, pictures: Pictures, network: str, *more: Any) -> list[Any]:
+        net = self.networks[network]
+        return [pictures.fingerprint, net.name, net.digest, net.resize, *more]
+
+    def score(self, name: str) -> dict[str, Any]:
+        m = self.metrics[name]
+        which = self._which(m)
+        tick = self.clock.stage(name)
+        if m.alone:
+            labels = self.fakes.labels if isinstance(self.fakes, Drawn) else lambda seeds: None
+            return m.run(Job(self.model, self.reals[which], self.fakes, labels, self.device, self.batch, self.world, tick), name)
+        n_real, n_fake = self.counts[name]
+        network = self.networks[m.extractor]
+        resources = self._resources(m, tick)
+        real = self.seen[which, m.extractor].stats(m.takes[0], n_real) if m.takes[0] else None
+        found = m.compute(real, self.seen["fakes", m.extractor].stats(m.takes[1], n_fake), resources, self._key(name))
+        note = "; ".join(filter(None, [found.pop("note", ""), self.notes.get(name, "")]))
+        return {**found, "better": m.better, "protocol": f"{m.words(n_real, n_fake)}; {network.name}, {network.resize}", "count_real": n_real if m.takes[0] else 0,
+                "count_fake": n_fake, "resize": network.resize, "extractor": network.name, "extractor_digest": network.digest,
+                **({"note": note} if note else {})}
+
+    def _resources(self, m: Metric, tick: Callable[[int, int], None]) -> Resources:
+        pictures = self.reals[self._which(m)]
+
+        def kept(parts: list[Any], make: Callable[[], float]) -> float:
+            place = self._cache_name(pictures, m.extractor, *parts)
+            found = _cache.read(place) if self.cache else None
+            if found is None:
+                found = {"value": torch.tensor(make(), dtype=torch.float64)}
+                if self.cache and self.world.rank == 0:
+                    _cache.write(place, found)
+            return float(found["value"])
+
+        computing = torch.device("cpu") if self.device.type == "mps" else self.device        # fp64 is needed
+        return Resources(computing, self.memory_mb, tick, self.shared, kept)
+
+    def _key(self, name: str) -> Any:
+        """Metrics with the same key compute from the same features."""
+        m = self.metrics[name]
+        return m.extractor, self._which(m), self.counts[name]
+
+    @staticmethod
+    def _which(m: Metric) -> Which:
+        return m.reals, m.flips == "yes"

@@ -1,0 +1,83 @@
+"""What `evaluate` is given, as sets of pictures: a model and its real images, or two folders."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..data import Dataset, load, locate
+from ..errors import HandfulError, UsageError
+from ..infer.model import Model
+from ..rng import derive
+from ._pictures import Filed, Held, Pictures
+
+Given = str | os.PathLike | Dataset | Tensor
+Ticks = Callable[[int, int], None]
+MODEL_FILES = (".pt", ".safetensors", ".pkl")
+
+
+def is_model(path: str | os.PathLike) -> bool:
+    """A run's folder has a config.json; a folder of pictures hasn't."""
+    path = Path(path).expanduser()
+    return path.suffix in MODEL_FILES or (path / "config.json").is_file()
+
+
+def opened(given: Given, res: int | None, skip_bad: bool, stack: ExitStack, progress: Ticks) -> Pictures:
+    """Pictures as they are, or at `res` pixels a side; files are closed with `stack`."""
+    if isinstance(given, Tensor | Dataset):
+        return Held(_dataset(given))
+    if res is not None:
+        return Held(load(given, resolution=res, skip_bad=skip_bad, progress=progress))
+    if skip_bad:
+        raise UsageError("--skip-bad needs --res: without it files are compared as they are, all of them")
+    found = Filed(given)
+    stack.callback(found.source.close)
+    return found
+
+
+def beside_model(model: Model, given: Given, wanted: set[str], skip_bad: bool, progress: Ticks, say: Callable[[str], None]) -> dict[str, Dataset]:
+    """The real images as the model's were prepared: "all", and of "train" (what it was trained on) and "test" those that are wanted.
+
+    Images that aren't the model's own, by their fingerprint, are taken as a whole for either. Raises HandfulError where "test" is wanted of
+    the very images that it was trained on.
+    """
+    config = model.config.data
+    if isinstance(given, Tensor | Dataset):
+        whole = _dataset(given)
+        size = config.resolution if isinstance(config.resolution, tuple) else (config.resolution,) * 2
+        if (whole.channels, *whole.resolution) != (config.channels, *size):
+            raise UsageError(f"the images are {whole.channels}x{whole.resolution[0]}x{whole.resolution[1]}, the model makes "
+                             f"{config.channels}x{size[0]}x{size[1]}; give a path, then they are prepared as its training images were")
+        return dict.fromkeys(("all", "train", "test"), whole)
+    same_place = bool(config.path) and locate(given).resolve() == locate(config.path).resolve()
+    labels = (config.labels if same_place else "auto") if model.generator.num_classes else None
+    settings = dict(resolution=config.resolution, channels=config.channels, fit=config.fit, filter=config.filter, window=config.window,
+                    labels=labels, skip_bad=skip_bad or config.skip_bad)
+    whole = load(given, progress=progress, **settings)
+    for note in whole.notes:
+        say(note)
+    sets = {"all": whole}
+    if wanted & {"train", "test"}:
+        trained = load(given, max_images=config.max_images, seed=model.config.seed, **settings) if config.max_images else whole
+        sets |= {"train": whole, "test": whole}
+        if trained.fingerprint == config.fingerprint:
+            sets["train"], heldout = trained.split(config.holdout, derive(model.config.seed, "holdout"))
+            if "test" in wanted and heldout is None:
+                raise HandfulError(f"{given} is what the model was trained on, nothing was held out; name a test set, or ask for ..._train")
+            sets["test"] = heldout
+        elif "train" in wanted:
+            say(f"{given} is not the very set that the model was trained on; all of it is taken as the training images")
+    return sets
+
+
+def _dataset(given: Dataset | Tensor) -> Dataset:
+    if isinstance(given, Dataset):
+        return given
+    if given.dtype != torch.uint8 or given.dim() != 4:
+        raise UsageError(f"pictures are uint8 [N,C,H,W], not {given.dtype} {list(given.shape)}")
+    return Dataset(given)

@@ -1,0 +1,97 @@
+"""LPIPS diversity: the mean perceptual distance of two fakes; and that of a fake to its nearest real. Low: all alike; or copied.
+
+Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric" (CVPR 2018), with VGG16; as a measure of variety since
+Zhu et al., "Toward Multimodal Image-to-Image Translation" (NIPS 2017). The value is the mean over 500 disjoint pairs of fakes. Beside it:
+`reals`, the same of the reals, to compare with, and `nearest_real`, the mean over 64 fakes (FastGAN's check) of the smallest distance to a real.
+
+LPIPS depends on the size of the pictures: they are taken at their own up to 128 pixels, larger ones reduced to that (bilinear,
+antialiased, made square), and at up to 64 pixels for the nearest real. `handful neighbours` looks into copying in earnest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..features import LPIPS
+from ._blocks import exact_products
+from ._metric import Job, Metric
+from ._pictures import Pictures
+
+SMALLEST = 32                            # pixels; LPIPS is made for more, and impossible below 16
+
+
+@dataclass
+class LPIPSDiversity(Metric):
+    """pairs: of fakes, and of reals; nearest: fakes whose nearest real is sought, among at most max_reals; size: pixels, none: see above."""
+
+    extractor: str = ""
+    max_reals: int | None = 1000
+    pairs: int = 500
+    nearest: int = 64
+    size: int | None = None
+    takes = ("features", "features")
+    better = "higher"
+    alone = True
+
+    def run(self, job: Job, name: str) -> dict[str, Any]:
+        fakes = 2 * self.pairs if job.fakes.count is None else min(job.fakes.count, 2 * self.pairs)
+        reals = min(job.reals.count, self.max_reals or job.reals.count)
+        self.enough(reals, fakes, name)
+        pairs, real_pairs, nearest = fakes // 2, min(reals // 2, self.pairs), min(self.nearest, fakes)
+        net = LPIPS.load("vgg16", job.device)
+        _, first = next(iter(job.reals.batches([0], 1)))
+        size = self.size or min(128, max(SMALLEST, *first.shape[2:]))
+        near_size = min(64, size)
+        ticks = iter(range(1, pairs + real_pairs + reals + 1))
+        tick = lambda n: [job.progress(next(ticks), pairs + real_pairs + reals) for _ in range(n)]
+        with torch.no_grad(), exact_products():
+            within, among = (_pairwise(net, job, s, n, size, tick) for s, n in ((job.fakes, pairs), (job.reals, real_pairs)))
+            targets = torch.cat([embedding(net, x) for x in _sized(job, job.fakes, range(nearest), near_size)])
+            mine = job.world.span(reals)
+            least = targets.new_full((len(targets),), float("inf"))
+            for x in _sized(job, job.reals, mine, near_size):
+                least = torch.minimum(least, distances(targets, embedding(net, x)).min(1).values)
+                tick(len(x))
+        least = job.world.gathered(least[None], [1] * job.world.size).min(0).values
+        words = f"{pairs} pairs of samples, {real_pairs} of reals at {size} pixels; {nearest} samples against {reals} reals at {near_size}"
+        return {"value": float(within.mean()), "stderr": float(within.std() / len(within) ** 0.5) if pairs > 1 else float("nan"),
+                "reals": float(among.mean()), "nearest_real": float(least.mean()), "better": self.better, "protocol": words, "extractor": "lpips vgg16",
+                "resize": f"bilinear, antialiased, to {size} pixels", "count_real": reals, "count_fake": fakes}
+
+
+def _sized(job: Job, pictures: Pictures, at: range, size: int):
+    """Batches [B,C,size,size] in [-1,1] of the pictures at these places, in order."""
+    for start in range(at.start, at.stop, job.batch):
+        found = {}
+        for places, images in pictures.batches(range(start, min(start + job.batch, at.stop)), job.batch):
+            x = images.to(job.device, torch.float32) / 127.5 - 1
+            if x.shape[2:] != (size, size):
+                x = F.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False)
+            found |= dict(zip(places.tolist(), x))
+        yield torch.stack([found[place] for place in sorted(found)])
+
+
+def _pairwise(net: LPIPS, job: Job, pictures: Pictures, pairs: int, size: int, tick) -> Tensor:
+    """The distance of pictures 2i and 2i + 1, [pairs]."""
+    mine, found = job.world.span(pairs), []
+    whole = Job(**{**vars(job), "batch": max(2, job.batch // 2 * 2)})
+    for x in _sized(whole, pictures, range(2 * mine.start, 2 * mine.stop), size):
+        found.append(net(x[::2], x[1::2]).cpu())
+        tick(len(x) // 2)
+    return job.world.gathered(torch.cat(found) if found else torch.zeros(0), [len(job.world.span(pairs, r)) for r in range(job.world.size)])
+
+
+def embedding(net: LPIPS, x: Tensor) -> Tensor:
+    """Vectors [B,D] whose squared distance is the LPIPS of the pictures x [B,C,H,W]: unit features by the roots of their weights."""
+    parts = [(unit * (head / unit.shape[1]).sqrt()).flatten(1) for unit, head in zip(net.targets(x), net.heads)]     # unit [B,HW,C]
+    return torch.cat(parts, 1)
+
+
+def distances(a: Tensor, b: Tensor) -> Tensor:
+    """Squared distances of rows, [N,M]."""
+    return torch.addmm(a.square().sum(1)[:, None] + b.square().sum(1)[None], a, b.T, alpha=-2).clamp_(min=0)
