@@ -208,7 +208,7 @@ def test_recipe_is_a_full_configuration_with_targets_as_data(name):
     from handful.train.choose import targets
 
     for target in targets(name):
-        assert target["value"] > 0 and target["protocol"] and target["cost"] and "/" in target["table"]
+        assert target["value"] >= 0 and target["protocol"] and target["cost"] and "/" in target["table"]
 
 
 @names("recipes")

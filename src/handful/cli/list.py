@@ -71,9 +71,13 @@ def _page(found: dict[str, Any]) -> str:
         lines += _aligned(rows, indent=2) or ["  none"]
     if found["targets"]:
         lines += ["", "Published:"]
-        rows = [(t["table"], t["data"], f"{t['figure']} {t['value']:g}", t["protocol"]) for t in found["targets"]]
+        rows = [(t["table"], t["row"], t["data"], _figure(t), t["protocol"], " ".join(f"--set {s}" for s in t["settings"])) for t in found["targets"]]
         lines += _aligned(rows, indent=2)
     return "\n".join(lines)
+
+
+def _figure(target: dict[str, Any]) -> str:
+    return f"{target['figure']} {target['value']:g}" + ("" if target["spread"] is None else f" +- {target['spread']:g}")
 
 
 def _aligned(rows: list[tuple[str, ...]], indent: int) -> list[str]:

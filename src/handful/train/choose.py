@@ -21,6 +21,11 @@ from .log import duration
 PROBE_SEC = 20.0                        # the estimate runs real steps, but no longer than about this
 NARROW = {64: "fastgan64_narrow", 128: "fastgan128_narrow", 256: "fastgan256_narrow"}
 FULL = {256: "fastgan256", 512: "fastgan512", 1024: "fastgan1024"}
+NARROW_ADA = {32: "stylegan2_32_narrow", 64: "stylegan2_64_narrow", 128: "stylegan2_128_narrow"}
+FULL_ADA = "stylegan2_auto"
+MANY = 1000                             # images from which StyleGAN2-ADA is taken: FastGAN's paper compares up to here, ADA's starts here
+ADA_SIDE = 256                          # pixels up to which one GPU trains StyleGAN2-ADA within a day or two
+ADA_KIMG = 5000.0                       # a length for whoever asked for none: the published 25 000 are for eight GPUs
 
 
 @dataclass(frozen=True)
@@ -31,34 +36,50 @@ class Choice:
     why: list[str]
 
 
-def choose(recipe: str, scanned: Scan, device: torch.device, asked: Mapping[str, Any]) -> Choice:
-    """The recipe, chosen where it is "auto", or the settings of another run. asked: what the user set, as a tree; it always wins."""
+def choose(recipe: str, scanned: Scan, device: torch.device, asked: Mapping[str, Any], world: int = 1) -> Choice:
+    """The recipe, chosen where it is "auto", or the settings of another run. asked: what the user set, as a tree; it always wins. world: how many
+    processes (GPUs) share the work."""
     if recipe.endswith(".json"):
         return Choice(config_module.to_tree(config_module.read(Path(recipe))), [f"settings from {recipe}"])
     why = []
     res = asked.get("data", {}).get("resolution")
     res = min(res) if isinstance(res, list) else res             # recipes compute with one number
+    chosen = {}
     if recipe == "auto":
-        recipe, reason = _pick(scanned, device, res)
+        recipe, size, reason = _pick(scanned, device, res)
         why.append(reason)
+        res = res or size
+        chosen = {"train": {"kimg": ADA_KIMG}} if recipe == FULL_ADA else {}
     ask = {"resolution": res, "count": scanned.count, "device": device.type, "num_classes": scanned.num_classes,
-           "batch": asked.get("train", {}).get("batch")}
-    tree = merge({"recipe": recipe}, catalog.load("recipes", recipe)(**ask))
+           "batch": asked.get("train", {}).get("batch"), "gpus": world}
+    tree = merge(merge({"recipe": recipe}, catalog.load("recipes", recipe)(**ask)), chosen)
     return Choice(tree, why)
 
 
-def _pick(scanned: Scan, device: torch.device, res: int | None) -> tuple[str, str]:
-    """(recipe, the sentence that says why)."""
+def _pick(scanned: Scan, device: torch.device, res: int | None) -> tuple[str, int, str]:
+    """(recipe, its resolution, the sentence that says why)."""
     side = min(scanned.median_size)
     have = f"{scanned.count} images of about {scanned.median_size[0]}x{scanned.median_size[1]} pixels"
+    many, small = scanned.count >= MANY, (res or side) < 48
     if device.type == "cpu":
+        if many or small:
+            size = res if res in NARROW_ADA else max(s for s in NARROW_ADA if s <= max(side, 32))
+            name = NARROW_ADA[size]
+            why = f"from {MANY} images on" if many else "for pictures this small"
+            return name, size, (
+                f"{have} and no GPU: {name}, StyleGAN2 with adaptive augmentation, the better choice {why}, in a form that does 50 to 100 "
+                f"times less work per image than the published one, which would need weeks here")
         size = res if res in NARROW else 64 if side < 96 else 128
-        return NARROW[size], (f"{have} and no GPU: {NARROW[size]}, a FastGAN that does 30 to 90 times less work per image than the published one, "
-                              f"which would need days here")
+        return NARROW[size], size, (f"{have} and no GPU: {NARROW[size]}, a FastGAN that does 30 to 90 times less work per image than the "
+                                    f"published one, which would need days here")
     sizes = [s for s in (*NARROW, *FULL) if s <= max(side, 64)]
     size = res if res in FULL or res in NARROW else sizes[-1]
+    if small or many and size <= ADA_SIDE:
+        why = f"the better choice from {MANY} images on" if many else "the choice for pictures this small"
+        return FULL_ADA, res or (32 if small else size), f"{have} and a GPU: {FULL_ADA}, StyleGAN2 with adaptive augmentation, {why}"
     name = FULL.get(size) or NARROW[size]
-    return name, f"{have} and a GPU: {name}, FastGAN with DiffAugment, made for sets of this size"
+    why = f"far cheaper than StyleGAN2 at {size} pixels" if many else "made for sets of this size"
+    return name, size, f"{have} and a GPU: {name}, FastGAN with DiffAugment, {why}"
 
 
 # --------------------------------------------------------------------------------------------------------------- the machine

@@ -85,7 +85,7 @@ def _start(lines: list[str], recipe: str, out: str | os.PathLike | None, device_
     asked = config_module.assign({}, lines)
     place = config_module.sections(asked, "data", "train").data
     scanned = data.scan(place.path, labels=place.labels)
-    choice = choose.choose(recipe, scanned, device, asked)
+    choice = choose.choose(recipe, scanned, device, asked, world)
     tree = config_module.assign(choice.tree, lines)
     if place.holdout:                                     # they are kept out to be looked at
         tree.setdefault("terms", {}).setdefault("heldout_logits", {"use": "heldout_logits"})
