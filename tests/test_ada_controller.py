@@ -115,7 +115,7 @@ def test_it_moves_a_strength_inside_the_discriminator():
 
 def test_a_split_is_disjoint_complete_and_follows_the_seed():
     whole = noise_set(20, classes=4)
-    whole.names = [f"{i}.png" for i in range(20)]
+    whole.names, whole.fingerprint = [f"{i}.png" for i in range(20)], "abc"
     train, out = whole.split(0.25, seed=7)
     assert len(train) == 15 and len(out) == 5 and sorted(train.names + out.names, key=lambda n: int(n[:-4])) == whole.names
     for part in (train, out):
@@ -124,6 +124,7 @@ def test_a_split_is_disjoint_complete_and_follows_the_seed():
         assert torch.equal(x, whole.batch(rows, None, "cpu")[0]) and torch.equal(c, whole.labels[rows]) and torch.equal(part.labels, c)
         assert part.images.data_ptr() == whole.images.data_ptr()       # views: nothing is copied
     assert whole.split(0.25, seed=7)[1].names == out.names != whole.split(0.25, seed=8)[1].names
+    assert len({whole.fingerprint, train.fingerprint, out.fingerprint}) == 3    # statistics are kept by it
     assert whole.split(0, seed=7) == (whole, None)
     with pytest.raises(HandfulError, match="leaves 1 of 20 images"):
         whole.split(0.95, seed=7)

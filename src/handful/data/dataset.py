@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -56,7 +57,8 @@ class Dataset:
         return train, heldout
 
     def _of(self, rows: Tensor) -> Dataset:
-        return replace(self, labels=None if self.labels is None else self.labels[rows.to(self.labels.device)],
+        fingerprint = hashlib.sha256(self.fingerprint.encode() + rows.numpy().tobytes()).hexdigest() if self.fingerprint else ""
+        return replace(self, fingerprint=fingerprint, labels=None if self.labels is None else self.labels[rows.to(self.labels.device)],
                        names=[self.names[i] for i in rows.tolist()] if self.names else [], rows=rows if self.rows is None else self.rows[rows],
                        groups=None if self.groups is None else self.groups[rows])
 
