@@ -436,6 +436,8 @@ def test_noise_of_every_kind():
     ws = G.map(torch.randn(2, 8))[:, None].expand(-1, 6, -1)
     assert not torch.equal(G.synthesise(ws, "const"), G.synthesise(ws, "none"))
     assert not torch.equal(G.synthesise(ws, G.noise(2, Rng(1))), G.synthesise(ws, G.noise(2, Rng(2))))
+    with pytest.raises(KeyError, match="random"):
+        G.synthesise(ws, "random")
     assert [tuple(n.shape) for n in G.noise(2, Rng(1))] == [(2, 1, 4, 4), (2, 1, 8, 8), (2, 1, 8, 8), (2, 1, 16, 16), (2, 1, 16, 16)]
 
 

@@ -107,16 +107,16 @@ class Generator(seam.Generator):
         half, full = half_type(ws), self.mapping.w_avg.dtype
         limit = self.conv_clamp if half else None
         blocks = list(self.synthesis.children())
-        if noise == "const":
-            noise = [conv.noise_const for b in blocks for conv in (b.conv0, b.conv1) if conv is not None]
-        maps = [None] * len(self.noise_sides) if noise == "none" else noise
+        if isinstance(noise, str):
+            stored = [conv.noise_const for b in blocks for conv in (b.conv0, b.conv1) if conv is not None]
+            noise = {"const": stored, "none": [None] * len(stored)}[noise]
         x = scale = image = None
         at = 0
         with no_autocast(ws):
             each = ws.to(full).unbind(1)
             for b in blocks:
                 dtype = half if half and b.side >= self.half_from else full
-                x, scale, image = b(x, scale, image, each[at:at + b.convs + 1], maps[at:at + b.convs], dtype, limit)
+                x, scale, image = b(x, scale, image, each[at:at + b.convs + 1], noise[at:at + b.convs], dtype, limit)
                 at += b.convs
         return image
 
