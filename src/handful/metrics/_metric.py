@@ -102,7 +102,10 @@ class Metric:
         """{"value": float, more}."""
         raise NotImplementedError
 
-    def run(self, job: Job, name: str) -> dict[str, Any]:
+    def prepare(self, job: Job, name: str) -> None:
+        """For a metric that is `alone`: whatever may be missing is said here, before any other metric has done its work."""
+
+    def run(self, job: Job) -> dict[str, Any]:
         """For a metric that is `alone`: the whole result."""
         raise NotImplementedError
 

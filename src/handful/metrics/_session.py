@@ -92,6 +92,7 @@ class Session:
         """How many pictures each metric takes, and the networks: whatever is missing is said before any picture is looked at."""
         for name, m in self.metrics.items():
             if m.alone:
+                m.prepare(self._job(name), name)
                 continue
             self.counts[name] = m.counts(self.reals[self._which(m)].count, self.fakes.count, self.samples, name)
             m.enough(*self.counts[name], name)
@@ -99,8 +100,11 @@ class Session:
             m.extractor = own if extractor is None else extractor if isinstance(extractor, str) else extractor.name
             if m.extractor not in self.networks:
                 self.networks[m.extractor] = extractor.to(self.device) if isinstance(extractor, nn.Module) else self._pretrained(m.extractor, resize)
-            if m.takes[1] == "splits" and not hasattr(self.networks[m.extractor], "logits"):
-                raise HandfulError(f"{name} is defined by the classes of inception, which '{m.extractor}' doesn't know; leave --extractor out")
+            if m.takes[1] == "splits":
+                network = self.networks[m.extractor]
+                if not hasattr(network, "logits"):
+                    raise HandfulError(f"{name} is defined by the classes of inception, which '{m.extractor}' doesn't know; leave --extractor out")
+                network.logits(torch.zeros(1, network.dim, device=self.device))      # raises where its weights are missing
             if protocol(name) and (m.extractor != own or resize not in (None, "official")):
                 self.notes[name] = f"not with the network and resizing that {name} is defined with"
             m.announce(Resources(shared=self.shared), self._key(name))
@@ -146,19 +150,22 @@ class Session:
     def score(self, name: str) -> dict[str, Any]:
         m = self.metrics[name]
         which = self._which(m)
-        tick = self.clock.stage(name)
         if m.alone:
-            labels = self.fakes.labels if isinstance(self.fakes, Drawn) else lambda seeds: None
-            return m.run(Job(self.model, self.reals[which], self.fakes, labels, self.device, self.batch, self.world, tick), name)
+            return m.run(self._job(name))
         n_real, n_fake = self.counts[name]
         network = self.networks[m.extractor]
-        resources = self._resources(m, tick)
+        resources = self._resources(m, self.clock.stage(name))
         real = self.seen[which, m.extractor].stats(m.takes[0], n_real) if m.takes[0] else None
         found = m.compute(real, self.seen["fakes", m.extractor].stats(m.takes[1], n_fake), resources, self._key(name))
         note = "; ".join(filter(None, [found.pop("note", ""), self.notes.get(name, "")]))
         return {**found, "better": m.better, "protocol": f"{m.words(n_real, n_fake)}; {network.name}, {network.resize}", "count_real": n_real if m.takes[0] else 0,
                 "count_fake": n_fake, "resize": network.resize, "extractor": network.name, "extractor_digest": network.digest,
                 **({"note": note} if note else {})}
+
+    def _job(self, name: str) -> Job:
+        labels = self.fakes.labels if isinstance(self.fakes, Drawn) else lambda seeds: None
+        reals = self.reals[self._which(self.metrics[name])]
+        return Job(self.model, reals, self.fakes, labels, self.device, self.batch, self.world, self.clock.stage(name))
 
     def _resources(self, m: Metric, tick: Callable[[int, int], None]) -> Resources:
         pictures = self.reals[self._which(m)]

@@ -29,10 +29,13 @@ class FID(Metric):
     takes = ("moments", "moments")
 
     def compute(self, real: Stats, fake: Stats, resources: Resources, key: Any = None) -> dict[str, Any]:
+        resources.progress(0, 2)
         found: dict[str, Any] = {"value": frechet(self._gaussian(real, resources), self._gaussian(fake, resources))}
+        resources.progress(1, 2)
         if self.bias and real.count >= 4:
             found["bias"] = resources.kept(["halves", real.count, self.ddof], lambda: self._halves(real, resources))
             found["bias_counts"] = [real.count // 2, real.count - real.count // 2]
+        resources.progress(2, 2)
         if min(real.count, fake.count) < FEW:
             found["note"] = f"below {FEW} images FID is mostly bias: compare it at the same counts only, or trust kid"
         return found

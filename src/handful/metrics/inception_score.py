@@ -35,6 +35,7 @@ class InceptionScore(Metric):
 
     def compute(self, real: Stats | None, fake: Stats, resources: Resources, key: Any = None) -> dict[str, Any]:
         scores = fake.splits.scores()
+        resources.progress(1, 1)
         note = {} if fake.count >= 5000 else {"note": "below 5000 samples the score is too low"}
         return {"value": float(scores.mean()), "std": float(scores.std(correction=0)), **note}
 

@@ -38,17 +38,26 @@ class LPIPSDiversity(Metric):
     better = "higher"
     alone = True
 
-    def run(self, job: Job, name: str) -> dict[str, Any]:
+    def prepare(self, job: Job, name: str) -> None:
+        self.enough(*self._counts(job), name)
+        self.net = LPIPS.load("vgg16", job.device)
+
+    def _counts(self, job: Job) -> tuple[int, int]:
         fakes = 2 * self.pairs if job.fakes.count is None else min(job.fakes.count, 2 * self.pairs)
-        reals = min(job.reals.count, self.max_reals or job.reals.count)
-        self.enough(reals, fakes, name)
+        return min(job.reals.count, self.max_reals or job.reals.count), fakes
+
+    def run(self, job: Job) -> dict[str, Any]:
+        net, (reals, fakes) = self.net, self._counts(job)
         pairs, real_pairs, nearest = fakes // 2, min(reals // 2, self.pairs), min(self.nearest, fakes)
-        net = LPIPS.load("vgg16", job.device)
         _, first = next(iter(job.reals.batches([0], 1)))
         size = self.size or min(128, max(SMALLEST, *first.shape[2:]))
         near_size = min(64, size)
-        ticks = iter(range(1, pairs + real_pairs + reals + 1))
-        tick = lambda n: [job.progress(next(ticks), pairs + real_pairs + reals) for _ in range(n)]
+        done = [0, sum(len(job.world.span(n)) for n in (pairs, real_pairs, reals))]
+
+        def tick(n: int) -> None:
+            done[0] += n
+            job.progress(*done)
+
         with torch.no_grad(), exact_products():
             within, among = (_pairwise(net, job, s, n, size, tick) for s, n in ((job.fakes, pairs), (job.reals, real_pairs)))
             targets = torch.cat([embedding(net, x) for x in _sized(job, job.fakes, range(nearest), near_size)])
@@ -83,7 +92,7 @@ def _pairwise(net: LPIPS, job: Job, pictures: Pictures, pairs: int, size: int, t
     for x in _sized(whole, pictures, range(2 * mine.start, 2 * mine.stop), size):
         found.append(net(x[::2], x[1::2]).cpu())
         tick(len(x) // 2)
-    return job.world.gathered(torch.cat(found) if found else torch.zeros(0), [len(job.world.span(pairs, r)) for r in range(job.world.size)])
+    return job.world.gathered(torch.cat([torch.zeros(0), *found]), [len(job.world.span(pairs, r)) for r in range(job.world.size)])
 
 
 def embedding(net: LPIPS, x: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ t + epsilon on the way between two random latents, d = LPIPS / epsilon^2, the me
 interpolated linearly, z on the sphere. Noise is drawn anew for each pair and is the same for both of its pictures. Pictures are reduced to
 256 pixels by the mean of whole blocks; `crop` (the older protocols, made for faces) takes rows 3/8 .. 7/8 and columns 2/8 .. 6/8 before that.
 
+The difference of two pictures so near to each other is rounded in fp32: values below about 1 are mostly that.
+
 Plain `ppl` takes 2000 pairs, in w where the architecture has a mapping network, else in z. Deviations: fp32 with LPIPS v0.1 of
 `handful.features` in place of the release's own file of the same network; z-space latents keep the length sqrt(z_dim) of a typical z, which
 matters to architectures that don't normalise z.
@@ -46,30 +48,34 @@ class PPL(Metric):
             if getattr(self, name) not in known:
                 raise UsageError(f"{name}={getattr(self, name)!r}: must be one of {', '.join(known)}")
 
-    def run(self, job: Job, name: str) -> dict[str, Any]:
+    def prepare(self, job: Job, name: str) -> None:
         if job.model is None:
             raise HandfulError(f"{name} needs a model: a folder of pictures has no latents to walk between")
-        generator, n = job.model.generator, self.samples or 2000
+        generator = job.model.generator
         mapped = hasattr(generator, "map") and hasattr(generator, "synthesise")
         if self.space == "w" and not mapped:
             raise HandfulError(f"{name} walks in w, but '{job.model.config.g.name}' has no mapping network; take ppl, which walks in z then")
-        in_w = mapped and self.space != "z"
-        net = LPIPS.load("vgg16", job.device, impl="ref")        # rounding is divided by epsilon^2: no fast approximations
+        self.in_w = mapped and self.space != "z"
+        self.net = LPIPS.load("vgg16", job.device, impl="ref")   # rounding is divided by epsilon^2: no fast approximations
+
+    def run(self, job: Job) -> dict[str, Any]:
+        n = self.samples or 2000
         mine = job.world.span(n)
         found: list[Tensor] = []
         for start in range(mine.start, mine.stop, job.batch):
             pairs = list(range(start, min(start + job.batch, mine.stop)))
             with torch.no_grad():
-                a, b = (self._prepared(x) for x in self._pictures(job, pairs, in_w))
-                found.append(net(a, b).double().cpu() / self.epsilon**2)
+                a, b = (self._prepared(x) for x in self._pictures(job, pairs))
+                found.append(self.net(a, b).double().cpu() / self.epsilon**2)
             job.progress(start - mine.start + len(pairs), len(mine))
-        d = job.world.gathered(torch.cat(found) if found else torch.zeros(0, dtype=torch.float64), [len(job.world.span(n, r)) for r in range(job.world.size)])
-        where = f"{'w' if in_w else 'z'}, {'endpoints' if self.sampling == 'end' else 'whole path'}"
+        empty = torch.zeros(0, dtype=torch.float64)
+        d = job.world.gathered(torch.cat([empty, *found]), [len(job.world.span(n, r)) for r in range(job.world.size)])
+        where = f"{'w' if self.in_w else 'z'}, {'endpoints' if self.sampling == 'end' else 'whole path'}"
         network = {"extractor": "lpips vgg16", "resize": "whole blocks averaged to 256 pixels", "count_real": 0, "count_fake": n}
         return {"value": trimmed_mean(d), **network,
                 "better": self.better, "protocol": f"{n} pairs in {where}, epsilon {self.epsilon:g}{', centre crop' if self.crop else ''}, fp32"}
 
-    def _pictures(self, job: Job, pairs: list[int], in_w: bool) -> tuple[Tensor, Tensor]:
+    def _pictures(self, job: Job, pairs: list[int]) -> tuple[Tensor, Tensor]:
         """Both pictures of each pair, [B,C,H,W] around [-1,1], with the same labels and noise."""
         generator, device = job.model.generator, job.device
         z0, z1 = (job.model.latents([2 * i + side for i in pairs]) for side in (0, 1))
@@ -77,10 +83,11 @@ class PPL(Metric):
         t = torch.zeros(len(pairs), 1, device=device)
         if self.sampling == "full":
             t += torch.tensor([[derive("metrics", "ppl", i) / 2**63] for i in pairs], device=device)
-        if not in_w:
+        if not self.in_w:
             steps = [slerp(z0, z1, t + e) * z0.shape[1] ** 0.5 for e in (0, self.epsilon)]
             return tuple(generator.sample(z, labels, rng=SeedRng(pairs, device)) for z in steps)
         w0, w1 = generator.map(z0, labels), generator.map(z1, labels)
+        t = t.to(w0.dtype)
         noise = generator.noise(len(pairs), SeedRng(pairs, device))
         ways = [torch.lerp(w0, w1, t + e)[:, None].expand(-1, generator.num_ws, -1) for e in (0, self.epsilon)]
         return tuple(generator.synthesise(ws, noise) for ws in ways)
