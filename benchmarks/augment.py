@@ -1,24 +1,28 @@
-"""DiffAugment by itself: CPU-milliseconds per image, forward, and forward with backward, both implementations in one run.
+"""DiffAugment and ADA by themselves: CPU-milliseconds per image, forward, and forward with backward.
 
-    python benchmarks/augment.py [--policy color,translation,cutout] [--seconds 1] [--record DEVICE]
+    python benchmarks/augment.py [--policy color,translation,cutout] [--seconds 1] [--ref] [--record DEVICE]
 
-Every figure is the least of the repetitions that fit into --seconds, in CPU time of this process on one thread, so that other work on the machine
-counts little. The last line is a plain 3x3 convolution (16 images, 64 maps, 64 x 64), to compare machines by.
+Every figure is the mean over 8 fixed draws, each the least of the repetitions that fit into its part of --seconds, in CPU time of this process on
+one thread, so that other work on the machine counts little. --ref adds ADA's reference, which does what the release does (minutes). The last line
+is a plain 3x3 convolution (16 images, 64 maps, 64 x 64), to compare machines by.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
 
-from handful.augment import DiffAugment
+from handful.augment import ADA, DiffAugment
+from handful.rng import Rng
+from handful.seam import Augment
 from ledger import record
 
 SIZES = {32: 64, 128: 8, 256: 8}                                                  # side: images per batch
+DRAWS = 8
 
 
 def cpu_ms(run: Callable[[], object], seconds: float) -> float:
@@ -33,17 +37,25 @@ def cpu_ms(run: Callable[[], object], seconds: float) -> float:
     return best * 1e3
 
 
-def measure(policy: str, seconds: float) -> list[dict]:
-    rows = []
-    for side, batch in SIZES.items():
-        x, grad = torch.randn(batch, 3, side, side, requires_grad=True), torch.randn(batch, 3, side, side)
-        for impl in ("ref", "fast"):
-            T = DiffAugment(policy, impl=impl)
-            with torch.no_grad():
-                forward = cpu_ms(lambda: T(x), seconds) / batch                   # noqa: B023
-            both = cpu_ms(lambda: torch.autograd.grad(T(x), x, grad), seconds) / batch     # noqa: B023
-            rows.append({"side": side, "batch": batch, "impl": impl, "forward_ms": round(forward, 4), "both_ms": round(both, 4)})
-    return rows
+def cost(T: Augment, side: int, batch: int, seconds: float) -> dict:
+    """CPU-ms per image, the mean over DRAWS fixed draws (ADA's work depends on them on a CPU), each the least of its repetitions."""
+    x, grad = torch.randn(batch, 3, side, side, requires_grad=True), torch.randn(batch, 3, side, side)
+    forward = both = 0.0
+    for seed in range(DRAWS):
+        with torch.no_grad():
+            forward += cpu_ms(lambda: T.draw(x, Rng(seed)), seconds / DRAWS)      # noqa: B023
+        both += cpu_ms(lambda: torch.autograd.grad(T.draw(x, Rng(seed)).image, x, grad), seconds / DRAWS)      # noqa: B023
+    return {"side": side, "batch": batch, "forward_ms": round(forward / DRAWS / batch, 4), "both_ms": round(both / DRAWS / batch, 4)}
+
+
+def measure(policy: str, seconds: float, ref: bool) -> Iterator[dict]:
+    """Rows of the table: DiffAugment in both implementations, ADA at several strengths."""
+    made = {f"DiffAugment ({policy})": (DiffAugment(policy, impl="ref"), DiffAugment(policy))}
+    for name, p in (("bgc", 0.1), ("bgc", 0.5), ("bgc", 1.0), ("bgcfnc", 0.5)):
+        made[f"ADA ({name}, p = {p:g})"] = (*((ADA(name, p, impl="ref"),) if ref and p == 0.5 else ()), ADA(name, p))
+    for name, Ts in made.items():
+        for side, batch in SIZES.items():
+            yield from ({"name": name, "impl": T.impl, **cost(T, side, batch, seconds)} for T in Ts)
 
 
 def convolution(seconds: float) -> dict:
@@ -56,19 +68,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--policy", default="color,translation,cutout")
     parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--ref", action="store_true", help="ADA's reference implementation too")
     parser.add_argument("--record", metavar="DEVICE", help="write the fast figures into the ledger, as measured on DEVICE (in words)")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    rows, calibration = measure(args.policy, args.seconds), convolution(args.seconds)
-    print(f"{args.policy}, torch {torch.__version__}\n{'px':>4} {'batch':>5} {'impl':>5} {'forward':>9} {'+backward':>10}   CPU-ms per image")
-    for r in rows:
-        print(f"{r['side']:>4} {r['batch']:>5} {r['impl']:>5} {r['forward_ms']:>9.4f} {r['both_ms']:>10.4f}")
+    print(f"torch {torch.__version__}, CPU-ms per image\n{'':<46} {'px':>4} {'batch':>5} {'impl':>5} {'forward':>9} {'+backward':>10}")
+    rows = []
+    for r in measure(args.policy, args.seconds, args.ref):
+        rows.append(r)
+        print(f"{r['name']:<46} {r['side']:>4} {r['batch']:>5} {r['impl']:>5} {r['forward_ms']:>9.4f} {r['both_ms']:>10.4f}", flush=True)
+    calibration = convolution(args.seconds)
     print(f"plain convolution: {calibration['convolution_ms']} CPU-ms, {calibration['gflops']} GFLOP/s")
     if args.record:
         for r in rows:
             if r["impl"] == "fast":
                 for name, key in (("forward", "forward_ms"), ("forward and backward", "both_ms")):
-                    record(f"DiffAugment ({args.policy}) at {r['side']}: {name}, CPU-ms per image", r[key], "ms", "python benchmarks/augment.py",
+                    record(f"{r['name']} at {r['side']}: {name}, CPU-ms per image", r[key], "ms", "python benchmarks/augment.py",
                            device=args.record, group="Augmentation alone",
                            note=f"plain convolution in the same run: {calibration['gflops']} GFLOP/s")
 

@@ -433,7 +433,7 @@ def test_bands_and_their_adjoints(dim, n):
 
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`", "ignore:.*should not be instantiated:DeprecationWarning")
 def test_one_graph_for_the_compiler():
-    x, T = images(2).requires_grad_(), ADA("bgcf")
+    x, T = images(2, height=16, width=16).requires_grad_(), ADA("bgc")
     params = T.draw_params(x, Rng(1))
     y = T.transform(x, params)
     z = torch.compile(T.transform, fullgraph=True, backend="aot_eager")(x, params)

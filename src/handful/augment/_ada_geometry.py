@@ -33,7 +33,7 @@ def geometry_ref(x: Tensor, inverse: Tensor) -> Tensor:
     g = torch.cat([inverse.to(x.dtype), x.new_tensor([[[0, 0, 1]]]).expand(b, 1, 3)], 1)                      # [B,3,3]
     cx, cy, unit = (w - 1) / 2, (h - 1) / 2, len(SYM6) // 4
     corners = g @ x.new_tensor([[-cx, cx, cx, -cx], [-cy, -cy, cy, cy], [1, 1, 1, 1]])                        # [B,3,4]
-    margin = torch.stack([f(s * corners[:, i]) for s in (-1, 1) for i, f in ((0, torch.max), (1, torch.max))])   # left, top, right, bottom
+    margin = torch.stack([(sign * corners[:, i]).max() for sign in (-1, 1) for i in (0, 1)])                  # left, top, right, bottom
     most = x.new_tensor([w - 1, h - 1] * 2)
     margin = (margin + 2 * unit - x.new_tensor([cx, cy] * 2)).clamp_min(0).minimum(most).ceil()
     left, top, right, bottom = (int(m) for m in margin)
@@ -136,7 +136,7 @@ def _sampled(x: Tensor, inverse: Tensor) -> Tensor:
     b, _, h, w = x.shape
     with torch.no_grad():
         columns, rows = _positions(w, x), _positions(h, x)
-        # at[b,i,j] = inverse[b,:,0] columns[j] + inverse[b,:,1] rows[i] + 2 inverse[b,:,2], as one product with j and the coordinate together
+        # at[b,i,j] = inverse[b,:,0] columns[j] + inverse[b,:,1] rows[i] + 2 inverse[b,:,2]; j and the coordinate lie along one axis, for speed
         along = torch.addcmul(2 * inverse[:, None, :, 2], columns[:, None], inverse[:, None, :, 0]).flatten(1)            # [B,2W'], W' = 2W+10
         across = inverse[:, None, :, 1].expand(b, len(columns), 2).flatten(1)                                            # [B,2W']
         at = torch.addcmul(along[:, None], rows[:, None], across[:, None])                                               # [B,H',2W']
