@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from handful.features.weights import available
 
-_CLASSES = {"LPIPS": "lpips", "Inception": "inception", "Extractor": "extractor", "extractor": "extractor"}
+_CLASSES = {"LPIPS": "lpips", "Inception": "inception", "Extractor": "extractor"}
 
 __all__ = [*_CLASSES, "available"]
 

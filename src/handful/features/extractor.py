@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from handful.errors import UsageError, nearest
 from handful.features import weights
 
-_CLASSES = {
+CLASSES = {
     "inception": ("inception", "Inception"),
     "vgg16": ("vgg16", "VGG16"),
     "dinov2": ("dinov2", "DINOv2"),
@@ -22,7 +22,7 @@ _CLASSES = {
 
 
 def names() -> list[str]:
-    return list(_CLASSES)
+    return list(CLASSES)
 
 
 def extractor(name: str, device: torch.device | str | None = None, **kw) -> Extractor:
@@ -30,9 +30,9 @@ def extractor(name: str, device: torch.device | str | None = None, **kw) -> Extr
 
     Raises UsageError for an unknown name, HandfulError, naming `handful weights get`, where its weights are absent or damaged.
     """
-    if name not in _CLASSES:
-        raise UsageError(f"there is no feature network '{name}'{nearest(name, _CLASSES)}")
-    module, cls = _CLASSES[name]
+    if name not in CLASSES:
+        raise UsageError(f"there is no feature network '{name}'{nearest(name, CLASSES)}")
+    module, cls = CLASSES[name]
     return getattr(import_module(f"handful.features.{module}"), cls).load(device, **kw)
 
 
@@ -51,9 +51,12 @@ class Extractor(nn.Module):
     @classmethod
     def load(cls, device: torch.device | str | None = None, **kw) -> Extractor:
         """The pretrained network. Raises HandfulError, naming `handful weights get`, where the weights are absent or damaged."""
-        module = cls(**kw)
-        module.load_state_dict({name: torch.from_numpy(array) for name, array in weights.load(cls.name).items()})
-        return module.to(device)
+        with torch.inference_mode(False):  # a network outlives the block that it is loaded in
+            with torch.device("meta"):  # no random numbers are drawn, and no memory is filled twice
+                module = cls(**kw)
+            tensors = {name: torch.from_numpy(array) for name, array in weights.load(cls.name).items()}
+            module.load_state_dict(tensors, assign=True)
+            return module.to(device=device or "cpu", memory_format=torch.channels_last)
 
     @cached_property
     def digest(self) -> str:
