@@ -49,6 +49,7 @@ def write_report(run_folder: Path | str) -> Path:
     page = template.render(
         name=folder.resolve().name, facts=facts(config, log), previews=previews(folder / "previews"), charts=main_charts(curves),
         more_charts=other_charts(curves), metric_charts=metric_charts(metrics), metrics=metric_table(metrics),
+        copies=copies(folder), neighbours=f"handful neighbours {in_shell(folder)} {in_shell((config.get('data') or {}).get('path') or 'DATA')}",
         why=config.get("notes") or [], notes=[line for line in log if line.get("note")], changed=changed(config), config=config,
         commands=commands(folder, config, log), box=_chart)
     write_text(folder / "report.html", page)
@@ -172,6 +173,23 @@ def metric_table(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _metric_names(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(m["metric"] for m in metrics if isinstance(m.get("metric"), str)))
+
+
+def copies(folder: Path) -> dict[str, Any] | None:
+    """What `handful neighbours` found, from neighbours.json and neighbours.jpg: the sentence, notes, a row a kind of distance, the sheet."""
+    found = _config(folder / "neighbours.json")
+    if not isinstance(found.get("sentence"), str):
+        return None
+    kinds = found.get("kinds") if isinstance(found.get("kinds"), Mapping) else {}
+    rows = []
+    for name, kind in kinds.items():
+        try:
+            rows.append((name, f"{100 * kind['closer']['share']:.1f} %", f"{100 * kind['closer']['expected']:.1f} %",
+                         *(_chart.short(kind[side]["median"]) for side in ("fakes", "reals")), (found.get("protocol") or {}).get(name, "")))
+        except (KeyError, TypeError, AttributeError, ValueError):
+            continue                                          # of another version
+    return {"sentence": found["sentence"], "notes": [str(n) for n in found.get("notes") or []], "rows": rows,
+            "images": found.get("images_seen"), "sheet": _preview(0, folder / "neighbours.jpg")}
 
 
 # ----------------------------------------------------------------------------------------------------------------- settings
