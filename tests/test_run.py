@@ -26,11 +26,11 @@ from making import picture_folder, tiny_trainer, weights
 
 TINY = ["--res", "16", "--batch", "4", "--device", "cpu", "--set", "g=tiny:TinyG", "--set", "d=tiny:TinyD", "--set", "terms={}",
         "--set", "loss=hinge", "--set", "every.preview_images=4", "--set", "every.checkpoint_kimg=0.04", "--set", "every.log_kimg=0.008",
-        "--recipe", "fastgan64_narrow"]
+        "--recipe", "fastgan64_narrow", "--set", "evaluate.metrics=[]"]
 
 
 TINY_SETTINGS = {"g": "tiny:TinyG", "d": "tiny:TinyD", "terms": {}, "loss": "hinge", "every.preview_images": 4, "every.log_kimg": 0.008,
-                 "every.checkpoint_kimg": 0.04}
+                 "every.checkpoint_kimg": 0.04, "evaluate.metrics": []}
 
 
 def command(*args: str) -> int:
@@ -133,7 +133,7 @@ def test_labels_from_folders(tmp_path, capsys):
 
 
 def test_dry_run_says_and_stops(photos, capsys):
-    assert command("train", photos, "--dry-run", "--device", "cpu", "--set", "g.ngf=4", "--set", "d.ndf=4") == 0
+    assert command("train", photos, "--dry-run", "--res", "64", "--device", "cpu", "--set", "g.ngf=4", "--set", "d.ndf=4") == 0
     said = capsys.readouterr().out
     assert "12 images of about 20x20 pixels" in said and "fastgan64_narrow" in said and "images/s" in said and "GB of memory" in said
     assert not Path("runs").exists()

@@ -111,6 +111,16 @@ class Periodic(Section):
     tensorboard: bool = False
 
 
+class Evaluate(Section):
+    """Scores during the run, and the checkpoint that they choose."""
+
+    metrics: list[str] | None = Field(None, description="none: kid below 5000 images, else fid, where the network's weights are; []: no scores")
+    every_kimg: float | None = Field(None, gt=0, description="none: with every checkpoint")
+    samples: int | None = Field(None, ge=2, description="none: as many as there are images, from 1000 to 5000")
+    budget: float = Field(0.1, gt=0, le=1, description="at most this share of the run's time; beyond it evaluations are left out")
+    best: str | None = Field(None, description="the metric that chooses model.safetensors; none: the first")
+
+
 class Config(Section):
     format: Literal[1] = 1
     handful: str = Field("", description="version that wrote the file")
@@ -127,6 +137,7 @@ class Config(Section):
     ema: Ema = Ema()
     train: Train = Train()
     every: Periodic = Periodic()
+    evaluate: Evaluate = Evaluate()
     notes: list[str] = Field([], description="why these settings were chosen, where handful chose")
 
 

@@ -17,16 +17,31 @@ from ..files import FORMAT, atomic, write_text
 
 
 def save(folder: Path, config: Config, state: Mapping[str, Any], keep: int) -> Path:
-    """checkpoints/IMAGES_SEEN.pt and the index; older files beyond the last `keep` go. Returns the path."""
+    """checkpoints/IMAGES_SEEN.pt and the index; older files beyond the last `keep` go, but not the best. Returns the path."""
     images = state["progress"]["images_seen"]
     path = folder / "checkpoints" / f"{images:09d}.pt"
     whole = {"format": FORMAT, "config": config_module.dumps(config), **state}
     atomic(path, lambda p: torch.save(whole, p))
-    write_text(folder / "checkpoints" / "index.json", json.dumps({"last": path.name, "best": None, "metric": None}))
+    found = index(folder) | {"last": path.name}
+    write_text(folder / "checkpoints" / "index.json", json.dumps(found))
     for old in sorted((folder / "checkpoints").glob("*.pt"))[:-keep]:
-        if old != path:
+        if old != path and old.name != found["best"]:
             old.unlink(missing_ok=True)
     return path
+
+
+def index(folder: Path) -> dict[str, Any]:
+    """{last, best: file names or None; metric, value: by which it is the best}. A missing or damaged index knows nothing."""
+    nothing = {"last": None, "best": None, "metric": None, "value": None}
+    try:
+        found = json.loads((folder / "checkpoints" / "index.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return nothing
+    return nothing | found if isinstance(found, dict) else nothing
+
+
+def mark_best(folder: Path, path: Path, metric: str, value: float) -> None:
+    write_text(folder / "checkpoints" / "index.json", json.dumps(index(folder) | {"best": path.name, "metric": metric, "value": value}))
 
 
 def config_of(state: Mapping[str, Any]) -> Config:

@@ -17,6 +17,7 @@ from ..files import load_checkpoint
 from ..infer.grid import grid, save_image
 from ..infer.model import Model
 from . import checkpoint, ema
+from .evaluation import Alarm, Evaluation
 from .log import Log
 from .loop import Trainer
 
@@ -45,6 +46,7 @@ def fit(trainer: Trainer, folder: Path, log: Log, *, sec_before: float = 0.0) ->
     tick, tick_images = started, trainer.images_seen
     patience = to_images(min(config.train.guard_kimg, config.train.kimg / 10))
     rolled_back, good = 0, trainer.images_seen            # good: until here the numbers were sound
+    evaluation, alarm = Evaluation(trainer, folder, log), Alarm()
     with _signals() as stop:
         if first and trainer.images_seen == 0:
             _preview(trainer, folder)
@@ -59,7 +61,8 @@ def fit(trainer: Trainer, folder: Path, log: Log, *, sec_before: float = 0.0) ->
             done = now >= total
             halt = done or _agreed(stop.asked, trainer)
             sec = sec_before + time.perf_counter() - started
-            saving = _due(before, now, config.every.checkpoint_kimg)
+            scoring = (done or _due(before, now, evaluation.every_kimg)) and evaluation.affordable(sec)
+            saving = _due(before, now, config.every.checkpoint_kimg) or scoring
             if _due(before, now, config.every.log_kimg) or saving or halt:        # nothing is saved unlooked at
                 values = trainer.take_log()
                 trouble, exploded = _trouble(values, trainer.stuck)
@@ -73,13 +76,16 @@ def fit(trainer: Trainer, folder: Path, log: Log, *, sec_before: float = 0.0) ->
                 if first:
                     log.write(now, {"step": trainer.iteration, "sec": sec, "images_per_sec": speed, "memory_gb": memory_gb(trainer.device),
                                     **values})
-                    for line in trainer.advice(values):
+                    for line in filter(None, [*trainer.advice(values), alarm.look(values)]):
                         log.say(line, now)
                 tick, tick_images = time.perf_counter(), now
             if first and (_due(before, now, config.every.preview_kimg) or done):
                 _preview(trainer, folder)
             if first and (saving and good == now or halt):
                 _save(trainer, folder, sec)
+            if scoring and good == now:
+                _score(trainer, folder, evaluation)
+                tick = time.perf_counter()
             if halt:
                 return done
         if first and trainer.images_seen == images_before and not checkpoint.all_of(folder):
@@ -148,7 +154,17 @@ def _save(trainer: Trainer, folder: Path, sec: float) -> None:
     state = trainer.state_dict()
     state["progress"]["sec"] = sec
     checkpoint.save(folder, trainer.config, state, trainer.config.every.keep_checkpoints)
-    checkpoint.save_model(folder / "model.safetensors", trainer.config, model.generator, trainer.images_seen)
+    if checkpoint.index(folder)["best"] is None:          # else it is that of the best
+        checkpoint.save_model(folder / "model.safetensors", trainer.config, model.generator, trainer.images_seen)
+
+
+def _score(trainer: Trainer, folder: Path, evaluation: Evaluation) -> None:
+    """The checkpoint just written becomes the best where it is."""
+    model = sampler(trainer)
+    if evaluation.score(model) and trainer.rank == 0:
+        path = folder / "checkpoints" / f"{trainer.images_seen:09d}.pt"
+        checkpoint.mark_best(folder, path, evaluation.chooser, evaluation.value)
+        checkpoint.save_model(folder / "model.safetensors", trainer.config, model.generator, trainer.images_seen)
 
 
 def memory_gb(device: torch.device) -> float:

@@ -35,6 +35,7 @@ class Log:
         folder.mkdir(parents=True, exist_ok=True)
         self._events = summary_writer()(str(folder), purge_step=start_images or None) if tensorboard else None
         path = folder / NAME
+        self._scores = folder / "metrics.jsonl"
         broken_end = path.is_file() and path.stat().st_size > 0 and path.read_bytes()[-1:] != b"\n"
         self._file = open(path, "a", encoding="utf-8", newline="\n", buffering=1)
         if broken_end:
@@ -56,6 +57,20 @@ class Log:
             for name, value in self._values.items():
                 self._events.add_scalar(name, value, images)
         self.progress(images)
+
+    def score(self, images: int, name: str, found: Mapping[str, Any]) -> None:
+        """A metric's value goes to metrics.jsonl with all that belongs to it, and is said."""
+        line = {"images": images, "metric": name, **{k: _finite(v) if isinstance(v, float) else v for k, v in found.items()}}
+        with open(self._scores, "a", encoding="utf-8", newline="\n") as file:
+            file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+        if self._events:
+            self._events.add_scalar(f"metrics/{name}", found["value"], images)
+        spread = f" +- {found['stderr']:.2g}" if isinstance(found.get("stderr"), float) else ""
+        self._screen.say(f"{name} {found['value']:.4g}{spread} after {_kimg(images)} kimg ({found.get('protocol', '')})")
+
+    def stage(self, line: str) -> None:
+        """What goes on beside the training, for the screen alone."""
+        self._screen.stage(line)
 
     def say(self, line: str, images: int | None = None) -> None:
         """A line for people, above the bar; it goes to log.jsonl as a note."""
@@ -206,6 +221,9 @@ class _Screen:
     def say(self, line: str) -> None:
         pass
 
+    def stage(self, line: str) -> None:
+        pass
+
     def close(self) -> None:
         pass
 
@@ -228,6 +246,11 @@ class _Lines(_Screen):
 
     def say(self, line: str) -> None:
         print(line, file=sys.stderr, flush=True)
+
+    def stage(self, line: str) -> None:
+        if time.monotonic() - self._shown[0] >= 30:
+            self.say(line)
+            self._shown = (time.monotonic(), self._shown[1])
 
 
 class _Bar(_Screen):
@@ -254,6 +277,11 @@ class _Bar(_Screen):
 
     def say(self, line: str) -> None:
         self._progress.console.print(line, markup=False)
+
+    def stage(self, line: str) -> None:
+        if time.monotonic() - self._shown >= 0.25:
+            self._shown = time.monotonic()
+            self._progress.update(self._task, description=line, refresh=True)
 
     def close(self) -> None:
         self._progress.stop()

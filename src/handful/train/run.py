@@ -19,13 +19,13 @@ from ..errors import HandfulError, UsageError
 from ..files import in_shell, load_checkpoint, write_text
 from ..infer.model import Model, load, pick_device
 from ..ops.memory import keep_freed_memory
-from . import checkpoint, choose, reduce
+from . import checkpoint, choose, evaluation, reduce
 from . import log as log_module
 from .fit import fit, to_images
 from .log import Log
 from .loop import Trainer
 
-MAY_CHANGE = ("train.kimg", "train.micro_batch", "train.precision", "train.compile", "train.guard_kimg", "every.", "optim_g.", "optim_d.",
+MAY_CHANGE = ("train.kimg", "evaluate.", "train.micro_batch", "train.precision", "train.compile", "train.guard_kimg", "every.", "optim_g.", "optim_d.",
               "data.path", "data.labels", "data.skip_bad", "notes", "handful", "recipe")
 
 
@@ -106,6 +106,7 @@ def _start(lines: list[str], recipe: str, out: str | os.PathLike | None, device_
         return Run(folder, finished=False)
     dataset = _load(config, say, quiet)
     config = config_module.resolved(_filled_in(config, dataset))
+    evaluation.planned(config)                            # what can't be scored is said now
     say(choose.estimate(config, device, rank, world).line)
     trainer = _trainer(config, dataset, device, rank, world)
     if init_from is not None:
@@ -196,6 +197,8 @@ class _Silent:
     def say(self, line: str, images: int | None = None) -> None: ...
     def progress(self, images: int) -> None: ...
     def write(self, images: int, values: Mapping[str, float]) -> None: ...
+    def score(self, images: int, name: str, found: Mapping[str, Any]) -> None: ...
+    def stage(self, line: str) -> None: ...
 
 
 def _trainer(config: Config, dataset: data.Dataset, device: torch.device, rank: int, world: int) -> Trainer:
