@@ -169,3 +169,12 @@ def test_fast_convolutions_with_resampling_equal_the_plain_ones(f, k, size):
         size = (2, 2)
     x, w = f64(2, 3, *size), f64(4, 3, k, k, seed=1)
     assert_same(partial(f, impl="fast"), partial(f, impl="ref"), x, w)
+
+
+def test_operators_compile():
+    """Under torch.compile the plain forms are traced."""
+    f = torch.compile(lambda x, w: conv2d_down(conv2d(upsample2d(x), w), w), backend="aot_eager", fullgraph=True)
+    x, w = torch.randn(1, 2, 4, 4, requires_grad=True), torch.randn(2, 2, 3, 3)
+    y = f(x, w)
+    assert torch.allclose(y, conv2d_down(conv2d(upsample2d(x), w), w), atol=1e-5)
+    y.sum().backward()
