@@ -87,7 +87,8 @@ def test_frechet_equals_scipy(case):
 
 @pytest.mark.parametrize("case", ["few", "duplicates", "constant"])
 def test_frechet_equals_scipy_at_2048_dimensions(case):
-    """tr (A B)^1/2 through scipy's sqrtm of X B X^T / n, which has the eigenvalues of A B that aren't 0, and only as many rows as images."""
+    """tr (A B)^1/2 through scipy's sqrtm of X B X^T / n, which has the eigenvalues of A B that aren't 0, and only as many rows as
+    images."""
     x, y = features(120), features(2300, seed=5, scale=1.2)
     if case == "duplicates":
         x = torch.cat([x[:60], x[:60]])
@@ -182,7 +183,7 @@ def test_the_standard_error_of_kid_is_true(scale):
 def test_kid_chooses_for_the_size():
     assert KID().all_pairs(10_000, 10_000) and not KID().all_pairs(10_001, 10_000) and not KID(way="subsets").all_pairs(5, 5)
     assert "all pairs" in KID().words(100, 5000) and "100 subsets of 1000" in KID().words(50_000, 50_000)
-    assert "standard error" in KID()(features(20, 8), features(60, 8))["note"]
+    assert "standard error first" in KID()(features(20, 8), features(60, 8))["note"]
     assert float(kernel(torch.ones(1, 4), torch.ones(1, 4))) == 8
     with pytest.raises(HandfulError, match="at least 2 reals, there is 1"):
         KID()(features(1, 8), features(5, 8))
@@ -245,7 +246,8 @@ def test_neighbourhoods_work_once_for_all():
 
 
 def test_plain_neighbourhoods_take_as_many_fakes_as_reals():
-    assert Precision().counts(100, None, None, "precision") == (100, 100) and Precision().counts(9000, None, 5000, "precision") == (5000, 5000)
+    assert Precision().counts(100, None, None, "precision") == (100, 100) and Recall().counts(270, 100, None, "recall") == (100, 100)
+    assert Precision().counts(9000, None, 5000, "precision") == (5000, 5000)
     assert Precision(samples=50_000, max_reals=200_000).counts(300_000, None, 5000, "pr50k3_full") == (200_000, 50_000)
     assert FID().counts(100, None, None, "fid") == (100, 5000) and FID().counts(100, 80, None, "fid") == (100, 80)
     with pytest.raises(HandfulError, match="fid50k_full takes 50000 samples, but there are 80"):

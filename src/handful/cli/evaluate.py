@@ -11,12 +11,12 @@ import click
 @click.command(name="evaluate")
 @click.argument("model", metavar="MODEL|FOLDER")
 @click.argument("data")
-@click.option("--metrics", default="fid,kid,precision,recall", show_default=True, help="Names, also of protocols: fid50k_full, fid5k_train.")
+@click.option("--metrics", default="fid,kid,precision,recall", show_default=True, help="Also protocols: fid50k_full, fid5k_train.")
 @click.option("--samples", type=click.IntRange(2), help="Of the model [default: as many as DATA has, 5000 to 50000].")
 @click.option("--json", "json_file", metavar="FILE", help="Write the results as JSON; - prints them.")
 @click.option("--device", default="auto", show_default=True)
 @click.option("--batch", type=click.IntRange(1), help="Images at once [default: 16, 64 on a GPU].")
-@click.option("--res", type=click.IntRange(8), help="Of two folders: bring both to so many pixels a side [default: as they are].")
+@click.option("--res", type=click.IntRange(8), help="Of two folders: bring both to this size [default: as they are].")
 @click.option("--trunc", type=click.FloatRange(0, 2), default=1.0, show_default=True, help="Truncation; figures to compare have none.")
 @click.option("--extractor", help="The network that looks [default: the metric's own, mostly inception].")
 @click.option("--resize", type=click.Choice(["official", "clean"]), help="How inception's input is resized [default: official].")
@@ -25,8 +25,8 @@ import click
 def command(model, data, metrics, samples, json_file, device, batch, res, trunc, extractor, resize, skip_bad, no_cache):
     """Score MODEL (a run folder, checkpoint or .safetensors), or a FOLDER or zip of pictures, against the pictures of DATA.
 
-    With a MODEL, DATA is prepared as its training images were; two folders are compared as they are. A folder with a config.json is a
-    run. `handful list metrics` has the names. Several processes share the work under torchrun.
+    With a MODEL, DATA is prepared as its training images were; two folders are compared as they are. A folder with a config.json is
+    a run. `handful list metrics` has the names. Several processes share the work under torchrun.
     """
     import json
     from pathlib import Path
@@ -35,9 +35,13 @@ def command(model, data, metrics, samples, json_file, device, batch, res, trunc,
     from handful.metrics import evaluate
 
     names = [name.strip() for name in metrics.split(",") if name.strip()]
+    device, rank = joined(device)
+    say = (lambda line: click.echo(f"note: {line}", err=True)) if rank == 0 else None
     with Stages() as stages:
-        found = evaluate(model, data, names, samples, device=device, batch=batch, res=res, extractor=extractor, resize=resize, truncation=trunc,
-                         skip_bad=skip_bad, cache=not no_cache, progress=stages, say=lambda line: click.echo(f"note: {line}", err=True))
+        found = evaluate(model, data, names, samples, device=device, batch=batch, res=res, extractor=extractor, resize=resize,
+                         truncation=trunc, skip_bad=skip_bad, cache=not no_cache, progress=stages, say=say)
+    if rank:
+        return
     text = json.dumps(found, indent=1)
     if json_file == "-":
         click.echo(text)
@@ -47,19 +51,36 @@ def command(model, data, metrics, samples, json_file, device, batch, res, trunc,
         write_text(Path(json_file), text + "\n")
 
 
+def joined(device: str) -> tuple[str, int]:
+    """Under torchrun: the device of this process, one GPU each, and its rank, with the others joined. Else as given, and 0."""
+    import os
+
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return device, 0
+    from handful.infer.model import pick_device
+    from handful.train import reduce
+
+    chosen = pick_device(device)
+    if chosen.type == "cuda" and chosen.index is None:
+        chosen = pick_device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
+    return str(chosen), reduce.start(chosen)[0]
+
+
 def table(found: dict[str, dict]) -> list[str]:
     """Each metric's value, its protocol in words, and what has to be said with it."""
     wide = max(map(len, found))
     lines = []
     for name, said in found.items():
-        more = "".join(f", {k.replace('_', ' ')} {said[k]:.4g}" for k in ("std", "recall", "reals", "nearest_real") if k in said)
+        beside = {"std": "deviation", "recall": "recall", "reals": "of reals", "nearest_real": "to the nearest real"}
+        more = "".join(f", {word} {said[key]:.4g}" for key, word in beside.items() if key in said)
         error = f" +- {said['stderr']:.2g}" if "stderr" in said else ""
-        lines += [f"{name:<{wide}}  {said['value']:.5g}{error}{more}  ({said['better']} is better)", f"{'':<{wide}}  {said['protocol']}"]
+        below = [said["protocol"]]
         if "bias" in said:
             a, b = said["bias_counts"]
-            lines.append(f"{'':<{wide}}  two halves of the reals ({a} and {b}) score {said['bias']:.4g} against each other: the bias to expect at that size")
-        if "note" in said:
-            lines.append(f"{'':<{wide}}  note: {said['note']}")
+            below.append(f"two halves of the reals ({a} and {b}) score {said['bias']:.4g}: the bias to expect at that size")
+        below += [f"note: {said['note']}"] if "note" in said else []
+        lines.append(f"{name:<{wide}}  {said['value']:.5g}{error}{more}  ({said['better']} is better)")
+        lines += [f"{'':<{wide}}  {line}" for line in below]
     return lines
 
 

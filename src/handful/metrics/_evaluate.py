@@ -38,18 +38,18 @@ def evaluate(
     say: Callable[[str], None] | None = None,
     together: bool = True,
 ) -> dict[str, dict[str, Any]]:
-    """Scores a model, or pictures, against real ones: {metric: {"value", "protocol", "count_real", "count_fake", "resize", "extractor",
-    "extractor_digest", and what it has besides: "stderr", "bias", "note"}}, keyed as asked.
+    """Scores a model, or pictures, against real ones: {metric: {"value", "protocol", "count_real", "count_fake", "resize",
+    "extractor", "extractor_digest", and what it has besides: "stderr", "bias", "note"}}, keyed as asked.
 
-    model: a Model, a MODEL's path (run folder, checkpoint, .safetensors), or pictures: a folder without config.json, a zip, a Dataset,
-    uint8 [N,C,H,W]. data: the real pictures, likewise. With a model they are prepared as its training images were; two folders are
-    compared at the files' own sizes, or both at `res` pixels.
-    metrics: names of `handful list metrics`, or protocols of the papers (fid50k_full, fid5k_train ...: metrics/_protocols.py), which fix
-    the numbers themselves. samples: of the model, for the plain ones; by default as many as there are reals, from 5000 to 50000.
-    Sample i is the picture of seed i, its class that of a random real. extractor, resize: instead of the metric's own ("inception",
-    "official"). cache: keep statistics of the reals. memory_mb: for blocks of a matrix between all images.
-    progress: called with (stage, done, total, seconds left or None). say: gets notes, line by line. together: divide the work among all
-    processes of torch.distributed, where it runs; all must call this then, and all get the result.
+    model: a Model, a MODEL's path (run folder, checkpoint, .safetensors), or pictures: a folder without config.json, a zip, a
+    Dataset, uint8 [N,C,H,W]. data: the real pictures, likewise. With a model they are prepared as its training images were; two
+    folders are compared at the files' own sizes, or both at `res` pixels. metrics: names of `handful list metrics`, or protocols of
+    the papers (fid50k_full, fid5k_train ...: metrics/_protocols.py), which fix the numbers themselves. samples: of the model, for
+    the plain ones; by default as many as there are reals, from 5000 to 50000. Sample i is the picture of seed i, its class that of
+    a random real. extractor, resize: instead of the metric's own ("inception", "official"). cache: keep statistics of the reals.
+    memory_mb: for blocks of a matrix between all images. progress: called with (stage, done, total, seconds left or None). say:
+    gets notes, line by line. together: divide the work among all processes of torch.distributed, where it runs; all must call this
+    then, and all get the result.
 
     Raises UsageError for unknown names; HandfulError, in one line, for absent weights, too few images, files that can't be read.
     """

@@ -11,7 +11,8 @@ from ._stats import Moments
 
 
 class Gaussian:
-    """Mean and covariance of a set of features, in fp64, as a covariance or, with fewer rows than dimensions, as the rows themselves."""
+    """Mean and covariance of a set of features, in fp64, as a covariance or, with fewer rows than dimensions, as the rows
+    themselves."""
 
     def __init__(self, source: Tensor | Moments, ddof: int = 0, device: torch.device | str = "cpu") -> None:
         """source: features [N,D] or their moments. ddof 0: the covariance is divided by N, 1: by N - 1."""
@@ -44,10 +45,11 @@ class Gaussian:
 
 
 def frechet(a: Gaussian, b: Gaussian) -> float:
-    """|mu_a - mu_b|^2 + tr(A + B - 2 (A B)^(1/2)), Heusel et al., "GANs Trained by a Two Time-Scale Update Rule ..." (NIPS 2017), eq. 6.
+    """|mu_a - mu_b|^2 + tr(A + B - 2 (A B)^(1/2)), Heusel et al., "GANs Trained by a Two Time-Scale Update Rule ..." (NIPS 2017),
+    eq. 6.
 
-    With A = F F^T the eigenvalues of A B are those of the symmetric F^T B F, so their roots are real whatever the rank of A and B: no square root of
-    a matrix is taken. With rows G^T G = B they are the squared singular values of G F, which keeps all digits.
+    With A = F F^T the eigenvalues of A B are those of the symmetric F^T B F, so their roots are real whatever the rank of A and B:
+    no square root of a matrix is taken. With rows G^T G = B they are the squared singular values of G F, which keeps all digits.
     """
     if b.rows is not None and (a.rows is None or len(b.rows) < len(a.rows)):
         a, b = b, a

@@ -1,8 +1,8 @@
 """Neighbourhoods of images in a feature space: who lies within whose k-th nearest neighbour. Four metrics are counts of that.
 
-Distances come from matrix products in blocks of rows, fp32, of features shifted by the reals' mean (the products lose less then). A product
-can't tell distances apart that are equal to rounding, as between duplicates; so radii, and all pairs within rounding of a radius, are
-computed again from the differences in fp64. The counts then depend neither on blocks nor on the device.
+Distances come from matrix products in blocks of rows, fp32, of features shifted by the reals' mean (the products lose less then). A
+product can't tell distances apart that are equal to rounding, as between duplicates; so radii, and all pairs within rounding of a
+radius, are computed again from the differences in fp64. The counts then depend neither on blocks nor on the device.
 """
 
 from __future__ import annotations
@@ -18,24 +18,22 @@ from ._metric import Metric, Resources
 from ._stats import Stats
 
 ROUNDING = 4e-6                          # of |x|^2 + |y|^2: the error of a product in fp32, generously
-PAIRS_AT_ONCE = 1 << 13
+PAIRS_AT_ONCE = 1 << 11
 
 
 @dataclass
 class Neighbourhood(Metric):
-    """Base of precision, recall, density, coverage. k: the radius of an image is the distance to its k-th nearest neighbour of the same set."""
+    """Base of precision, recall, density, coverage. k: the radius of an image is the distance to its k-th nearest neighbour of the
+    same set."""
 
     k: int = 3
     better = "higher"
     of_fakes = False                     # whether radii of fakes are needed
 
     def counts(self, reals: int, fakes: int | None, samples: int | None, name: str) -> tuple[int, int]:
-        """A plain one takes as many fakes as reals: more fakes have smaller radii, and cover more."""
+        """A plain one takes as many fakes as reals: with more, balls are smaller, but there are more of them."""
         n_reals, n_fakes = super().counts(reals, fakes, samples, name)
-        if self.samples is None:
-            n_fakes = min(n_reals, n_fakes)
-            n_reals = n_fakes if samples is not None else n_reals
-        return n_reals, n_fakes
+        return (n_reals, n_fakes) if self.samples is not None else (min(n_reals, n_fakes),) * 2
 
     def enough(self, reals: int, fakes: int, name: str) -> None:
         self.least = self.k + 2
@@ -81,9 +79,9 @@ def count(x: Tensor, y: Tensor, ks: list[int], resources: Resources, of_fakes: b
     tick = lambda: resources.progress(next(ticks), total)
     with exact_products():
         reals, fakes = radii(x, ks, step, tick), radii(y, ks, step, tick) if of_fakes else {}
-        inside = {k: torch.zeros(len(y), dtype=torch.int64, device=y.device) for k in ks}            # reals whose ball holds this fake
-        covered = {k: torch.zeros(len(x), dtype=torch.bool, device=x.device) for k in ks}            # does the real's ball hold a fake?
-        recalled = {k: torch.zeros(len(x), dtype=torch.bool, device=x.device) for k in ks}           # does a fake's ball hold this real?
+        inside = {k: torch.zeros(len(y), dtype=torch.int64, device=y.device) for k in ks}        # reals whose ball holds this fake
+        covered = {k: torch.zeros(len(x), dtype=torch.bool, device=x.device) for k in ks}        # whether its ball holds a fake
+        recalled = {k: torch.zeros_like(covered[k]) for k in ks}                                 # whether a fake's ball holds it
         for at in range(0, len(y), step):
             rows = y[at:at + step]
             d, noise = squared(rows, x)                                                              # [B,N]
@@ -127,7 +125,8 @@ def radii(x: Tensor, ks: list[int], step: int, tick) -> dict[int, Tensor]:
         d, _ = squared(rows, x)
         near = d.topk(spare, dim=1, largest=False).indices                                           # [B,spare], itself among them
         part = max(1, PAIRS_AT_ONCE // spare)
-        pairs = torch.cat([exact(r.repeat_interleave(spare, 0), x[i.flatten()]) for r, i in zip(rows.split(part), near.split(part))])
+        some = zip(rows.split(part), near.split(part))
+        pairs = torch.cat([exact(r.repeat_interleave(spare, 0), x[i.flatten()]) for r, i in some])
         found.append(pairs.view(-1, spare).sort(1).values[:, :most])
         tick()
     nearest = torch.cat(found)           # [N,most], the first is the row itself
@@ -135,7 +134,8 @@ def radii(x: Tensor, ks: list[int], step: int, tick) -> dict[int, Tensor]:
 
 
 def within(d: Tensor, noise: Tensor, radius: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """bool [B,N]: is the distance d of rows [B,D] and columns [N,D] at most the radius (fp64, broadcast)? Close calls are computed again."""
+    """bool [B,N]: is the distance d of rows [B,D] and columns [N,D] at most the radius (fp64, broadcast)? Close calls are computed
+    again."""
     gap = d - radius.to(d.dtype)
     held = gap <= 0
     i, j = (gap.abs_() <= noise).nonzero(as_tuple=True)

@@ -21,10 +21,11 @@ FLIPS = ("no", "yes", "trained")
 
 @dataclass
 class Resources:
-    """Where and with how much a metric computes. memory_mb: of blocks of a matrix between all images; progress: called with (done, total).
+    """Where and with how much a metric computes. memory_mb: of blocks of a matrix between all images; progress: called with (done,
+    total).
 
-    shared: what metrics on the same features can use of each other's work. kept(parts, make): a number that depends on the reals alone, made
-    or remembered.
+    shared: what metrics on the same features can use of each other's work. kept(parts, make): a number that depends on the reals
+    alone, made or remembered.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -36,7 +37,8 @@ class Resources:
 
 @dataclass
 class Job:
-    """What a metric gets that makes its own pictures. model: None for a folder; labels: classes of samples by seed; batch: images at once."""
+    """What a metric gets that makes its own pictures. model: None for a folder; labels: classes of samples by seed; batch: images
+    at once."""
 
     model: Model | None
     reals: Pictures
@@ -52,9 +54,9 @@ class Job:
 class Metric:
     """A metric. Its settings are its protocol.
 
-    samples: how many fakes; none: chosen for the size of the set. max_reals: at most so many reals. reals: "all" of DATA, "train" what the model
-    was trained on, "test" what it never saw. flips: "no", "yes" reals and their mirror images, "trained" as in training. extractor: a feature
-    network of `handful.features.extractor`; "" for none.
+    samples: how many fakes; none: chosen for the size of the set. max_reals: at most so many reals. reals: "all" of DATA, "train"
+    what the model was trained on, "test" what it never saw. flips: "no", "yes" reals and their mirror images, "trained" as in
+    training. extractor: a feature network of `handful.features.extractor`; "" for none.
     """
 
     samples: int | None = None
@@ -81,12 +83,13 @@ class Metric:
         return {**found, "protocol": self.words(real.count, fake.count), "count_real": real.count, "count_fake": fake.count}
 
     def counts(self, reals: int, fakes: int | None, samples: int | None, name: str) -> tuple[int, int]:
-        """How many of each set are taken. fakes: how many there are (None: as many as one wants); samples: as the user asked, or None.
+        """How many of each set are taken. fakes: how many there are (None: as many as one wants); samples: as the user asked, or
+        None.
 
         Raises HandfulError where a protocol's number can't be had.
         """
         if self.samples is not None and fakes is not None and fakes < self.samples:
-            raise HandfulError(f"{name} takes {self.samples} samples, but there are {fakes}; a plain metric (fid, kid ...) takes what there is")
+            raise HandfulError(f"{name} takes {self.samples} samples, but there are {fakes}; plain ones take what there is")
         wanted = self.samples or samples or max(5000, min(reals, 50_000))
         return min(reals, self.max_reals or reals), wanted if fakes is None else min(wanted, fakes)
 

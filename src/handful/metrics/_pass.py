@@ -110,8 +110,8 @@ def look(pictures: Pictures, wanted: dict[str, Wanted], networks: dict[str, nn.M
          world: World, progress: Callable[[int, int], None]) -> dict[str, Seen]:
     """Shows the first pictures to the networks, as many as each needs. All processes of `world` call it and get the same.
 
-    networks: `handful.features.Extractor`s by name, with `logits` where splits are wanted. progress: called with (done, total) of this
-    process's share.
+    networks: `handful.features.Extractor`s by name, with `logits` where splits are wanted. progress: called with (done, total) of
+    this process's share.
     """
     total = max((w.count for w in wanted.values()), default=0)
     share = world.span(total)

@@ -27,7 +27,8 @@ Batches = Iterator[tuple[Tensor, Tensor]]
 
 
 class Pictures(Protocol):
-    """count: how many there are, None for as many as one wants. fingerprint: of the content and order, None where it isn't lasting."""
+    """count: how many there are, None for as many as one wants. fingerprint: of the content and order, None where it isn't
+    lasting."""
 
     count: int | None
     fingerprint: str | None
@@ -102,7 +103,10 @@ class Filed:
         for start in range(0, len(places), batch):
             some = places[start:start + batch]
             groups: dict[tuple, list[tuple[int, np.ndarray]]] = {}
-            in_threads(self._decoded, some, lambda place, pixels: groups.setdefault(pixels.shape, []).append((place, pixels)))
+            decoded: list[tuple[int, np.ndarray]] = []
+            in_threads(self._decoded, some, lambda *found, to=decoded: to.append(found))
+            for place, rows in decoded:
+                groups.setdefault(rows.shape, []).append((place, rows))
             for group in groups.values():
                 yield torch.tensor([place for place, _ in group]), torch.from_numpy(np.stack([pixels for _, pixels in group]))
 

@@ -99,11 +99,13 @@ class Session:
             own = m.extractor
             m.extractor = own if extractor is None else extractor if isinstance(extractor, str) else extractor.name
             if m.extractor not in self.networks:
-                self.networks[m.extractor] = extractor.to(self.device) if isinstance(extractor, nn.Module) else self._pretrained(m.extractor, resize)
+                given = isinstance(extractor, nn.Module)
+                self.networks[m.extractor] = extractor.to(self.device) if given else self._pretrained(m.extractor, resize)
+            network = self.networks[m.extractor]
             if m.takes[1] == "splits":
-                network = self.networks[m.extractor]
                 if not hasattr(network, "logits"):
-                    raise HandfulError(f"{name} is defined by the classes of inception, which '{m.extractor}' doesn't know; leave --extractor out")
+                    why = f"the classes of inception, which '{m.extractor}' doesn't know"
+                    raise HandfulError(f"{name} is defined by {why}; leave --extractor out")
                 network.logits(torch.zeros(1, network.dim, device=self.device))      # raises where its weights are missing
             if protocol(name) and (m.extractor != own or resize not in (None, "official")):
                 self.notes[name] = f"not with the network and resizing that {name} is defined with"
@@ -130,14 +132,16 @@ class Session:
         self._look("sampling and looking" if self.model else "looking at the pictures", "fakes", self.fakes, wanted)
 
     def _look(self, stage: str, which: Which | str, pictures: Pictures, wanted: dict[str, Wanted]) -> None:
-        names = {n: self._cache_name(pictures, n, w.kept, sorted(w.moments)) for n, w in wanted.items()} if self.cache and which != "fakes" else {}
+        lasting = wanted.items() if self.cache and which != "fakes" else ()
+        names = {n: self._cache_name(pictures, n, w.kept, sorted(w.moments)) for n, w in lasting}
         found = {n: _cache.read(parts) for n, parts in names.items()} if self.world.rank == 0 else {}
         found = self.world.from_first(found)                 # one process decides for all
         for n in [n for n in names if found[n] is not None]:
             self.seen[which, n] = Seen.of(found[n])
             del wanted[n]
         if wanted:
-            new = look(pictures, wanted, self.networks, batch=self.batch, device=self.device, world=self.world, progress=self.clock.stage(stage))
+            new = look(pictures, wanted, self.networks, batch=self.batch, device=self.device, world=self.world,
+                       progress=self.clock.stage(stage))
             for n, seen in new.items():
                 self.seen[which, n] = seen
                 if n in names and self.world.rank == 0:
@@ -158,9 +162,10 @@ class Session:
         real = self.seen[which, m.extractor].stats(m.takes[0], n_real) if m.takes[0] else None
         found = m.compute(real, self.seen["fakes", m.extractor].stats(m.takes[1], n_fake), resources, self._key(name))
         note = "; ".join(filter(None, [found.pop("note", ""), self.notes.get(name, "")]))
-        return {**found, "better": m.better, "protocol": f"{m.words(n_real, n_fake)}; {network.name}, {network.resize}", "count_real": n_real if m.takes[0] else 0,
-                "count_fake": n_fake, "resize": network.resize, "extractor": network.name, "extractor_digest": network.digest,
-                **({"note": note} if note else {})}
+        about = {"better": m.better, "protocol": f"{m.words(n_real, n_fake)}; {network.name}, {network.resize}",
+                 "count_real": n_real if m.takes[0] else 0, "count_fake": n_fake,
+                 "resize": network.resize, "extractor": network.name, "extractor_digest": network.digest}
+        return {**found, **about, **({"note": note} if note else {})}
 
     def _job(self, name: str) -> Job:
         labels = self.fakes.labels if isinstance(self.fakes, Drawn) else lambda seeds: None

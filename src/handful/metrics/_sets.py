@@ -40,24 +40,26 @@ def opened(given: Given, res: int | None, skip_bad: bool, stack: ExitStack, prog
     return found
 
 
-def beside_model(model: Model, given: Given, wanted: set[str], skip_bad: bool, progress: Ticks, say: Callable[[str], None]) -> dict[str, Dataset]:
-    """The real images as the model's were prepared: "all", and of "train" (what it was trained on) and "test" those that are wanted.
+def beside_model(model: Model, given: Given, wanted: set[str], skip_bad: bool, progress: Ticks,
+                 say: Callable[[str], None]) -> dict[str, Dataset]:
+    """The real images as the model's were prepared: "all", and of "train" (what it was trained on) and "test" those that are
+    wanted.
 
-    Images that aren't the model's own, by their fingerprint, are taken as a whole for either. Raises HandfulError where "test" is wanted of
-    the very images that it was trained on.
+    Images that aren't the model's own, by their fingerprint, are taken as a whole for either. Raises HandfulError where "test" is
+    wanted of the very images that it was trained on.
     """
     config = model.config.data
     if isinstance(given, Tensor | Dataset):
         whole = _dataset(given)
         size = config.resolution if isinstance(config.resolution, tuple) else (config.resolution,) * 2
         if (whole.channels, *whole.resolution) != (config.channels, *size):
-            raise UsageError(f"the images are {whole.channels}x{whole.resolution[0]}x{whole.resolution[1]}, the model makes "
-                             f"{config.channels}x{size[0]}x{size[1]}; give a path, then they are prepared as its training images were")
+            are, makes = ("x".join(map(str, shape)) for shape in ((whole.channels, *whole.resolution), (config.channels, *size)))
+            raise UsageError(f"the images are {are}, the model makes {makes}; give a path: they are prepared as its training images then")
         return dict.fromkeys(("all", "train", "test"), whole)
     same_place = bool(config.path) and locate(given).resolve() == locate(config.path).resolve()
     labels = (config.labels if same_place else "auto") if model.generator.num_classes else None
-    settings = dict(resolution=config.resolution, channels=config.channels, fit=config.fit, filter=config.filter, window=config.window,
-                    labels=labels, skip_bad=skip_bad or config.skip_bad)
+    settings = dict(resolution=config.resolution, channels=config.channels, fit=config.fit, filter=config.filter,
+                    window=config.window, labels=labels, skip_bad=skip_bad or config.skip_bad)
     whole = load(given, progress=progress, **settings)
     for note in whole.notes:
         say(note)
@@ -68,7 +70,7 @@ def beside_model(model: Model, given: Given, wanted: set[str], skip_bad: bool, p
         if trained.fingerprint == config.fingerprint:
             sets["train"], heldout = trained.split(config.holdout, derive(model.config.seed, "holdout"))
             if "test" in wanted and heldout is None:
-                raise HandfulError(f"{given} is what the model was trained on, nothing was held out; name a test set, or ask for ..._train")
+                raise HandfulError(f"{given} is what the model was trained on, nothing was held out; name a test set, or take ..._train")
             sets["test"] = heldout
         elif "train" in wanted:
             say(f"{given} is not the very set that the model was trained on; all of it is taken as the training images")

@@ -1,4 +1,5 @@
-"""What is known of a set of images through one feature network: the features themselves, or sums that don't grow with their number."""
+"""What is known of a set of images through one feature network: the features themselves, or sums that don't grow with their
+number."""
 
 from __future__ import annotations
 
@@ -88,7 +89,8 @@ class Splits:
 
 @dataclass
 class Stats:
-    """One set through one network: features [N,D] fp32 on the CPU, or moments of two random halves, or splits; whichever was asked for."""
+    """One set through one network: features [N,D] fp32 on the CPU, or moments of two random halves, or splits; whichever was asked
+    for."""
 
     features: Tensor | None = None
     halves: tuple[Moments, Moments] | None = None

@@ -1,7 +1,7 @@
 """Coverage: the share of reals whose neighbourhood holds at least one fake. Like recall, but an outlying fake covers nothing.
 
-Naeem et al. (ICML 2020), eq. 6, with their k = 5: a neighbourhood is that of the k-th nearest other real. Two samples of n of one distribution score
-about 1 - 1/2^k: 0.97.
+Naeem et al. (ICML 2020), eq. 6, with their k = 5: a neighbourhood is that of the k-th nearest other real. Two samples of n of one
+distribution score about 1 - 1/2^k: 0.97.
 """
 
 from __future__ import annotations

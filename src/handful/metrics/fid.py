@@ -1,11 +1,13 @@
-"""Frechet Inception distance: fakes and reals as two Gaussians in Inception's features. Protocols: fid50k_full, fid5k_train, fid10k_test ...
+"""Frechet Inception distance: fakes and reals as two Gaussians in Inception's features. Protocols: fid50k_full, fid5k_train,
+fid10k_test ...
 
-Heusel, Ramsauer, Unterthiner, Nessler, Hochreiter, "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium" (NIPS
-2017), eq. 6. Covariances in fp64, divided by n (StyleGAN2-ADA's PyTorch release; ddof=1: by n - 1, as DiffAugment and FastGAN do).
+Heusel, Ramsauer, Unterthiner, Nessler, Hochreiter, "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash
+Equilibrium" (NIPS 2017), eq. 6. Covariances in fp64, divided by n (StyleGAN2-ADA's PyTorch release; ddof=1: by n - 1, as
+DiffAugment and FastGAN do).
 
-The estimate is biased upwards, by about C/n_real + C/n_fake (Chong and Forsyth, "Effectively Unbiased FID and Inception Score", CVPR 2020):
-scores at different counts can't be compared, and below 2000 images most of the value is that bias. So the value comes with `bias`: two
-random halves of the reals scored against each other, what a perfect generator would get at half their number.
+The estimate is biased upwards, by about C/n_real + C/n_fake (Chong and Forsyth, "Effectively Unbiased FID and Inception Score",
+CVPR 2020): scores at different counts can't be compared, and below 2000 images most of the value is that bias. So the value comes
+with `bias`: two random halves of the reals scored against each other, what a perfect generator would get at half their number.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ FEW = 2000
 
 @dataclass
 class FID(Metric):
-    """`FID()(real_features, fake_features)`. ddof: 0 covariance divided by n, 1 by n - 1. bias: also score two halves of the reals."""
+    """`FID()(real_features, fake_features)`. ddof: 0 covariance divided by n, 1 by n - 1. bias: also score two halves of the
+    reals."""
 
     ddof: int = 0
     bias: bool = True

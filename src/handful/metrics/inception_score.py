@@ -1,8 +1,9 @@
 """Inception Score: every picture of one clear class, all classes alike. Looks at fakes alone. Protocols: is50k, is10k.
 
-Salimans, Goodfellow, Zaremba, Cheung, Radford, Chen, "Improved Techniques for Training GANs" (NeurIPS 2016), section 4: exp(E KL(p(y|x) || p(y))). As
-StyleGAN2-ADA's release: 1008 classes of the 2015 Inception, its final bias left out, 10 consecutive parts of the samples, mean and deviation
-(population) over the parts. It knows ImageNet's classes only, and rewards a model that copies its training set.
+Salimans, Goodfellow, Zaremba, Cheung, Radford, Chen, "Improved Techniques for Training GANs" (NeurIPS 2016), section 4: exp(E
+KL(p(y|x) || p(y))). As StyleGAN2-ADA's release: 1008 classes of the 2015 Inception, its final bias left out, 10 consecutive parts
+of the samples, mean and deviation (population) over the parts. It knows ImageNet's classes only, and rewards a model that copies
+its training set.
 """
 
 from __future__ import annotations

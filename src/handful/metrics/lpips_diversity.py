@@ -1,8 +1,9 @@
 """LPIPS diversity: the mean perceptual distance of two fakes; and that of a fake to its nearest real. Low: all alike; or copied.
 
-Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric" (CVPR 2018), with VGG16; as a measure of variety since
-Zhu et al., "Toward Multimodal Image-to-Image Translation" (NIPS 2017). The value is the mean over 500 disjoint pairs of fakes. Beside it:
-`reals`, the same of the reals, to compare with, and `nearest_real`, the mean over 64 fakes (FastGAN's check) of the smallest distance to a real.
+Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric" (CVPR 2018), with VGG16; as a measure of
+variety since Zhu et al., "Toward Multimodal Image-to-Image Translation" (NIPS 2017). The value is the mean over 500 disjoint pairs
+of fakes. Beside it: `reals`, the same of the reals, to compare with, and `nearest_real`, the mean over 64 fakes (FastGAN's check)
+of the smallest distance to a real.
 
 LPIPS depends on the size of the pictures: they are taken at their own up to 128 pixels, larger ones reduced to that (bilinear,
 antialiased, made square), and at up to 64 pixels for the nearest real. `handful neighbours` looks into copying in earnest.
@@ -27,7 +28,8 @@ SMALLEST = 32                            # pixels; LPIPS is made for more, and i
 
 @dataclass
 class LPIPSDiversity(Metric):
-    """pairs: of fakes, and of reals; nearest: fakes whose nearest real is sought, among at most max_reals; size: pixels, none: see above."""
+    """pairs: of fakes, and of reals; nearest: fakes whose nearest real is sought, among at most max_reals; size: pixels, none: see
+    above."""
 
     extractor: str = ""
     max_reals: int | None = 1000
@@ -68,9 +70,10 @@ class LPIPSDiversity(Metric):
                 tick(len(x))
         least = job.world.gathered(least[None], [1] * job.world.size).min(0).values
         words = f"{pairs} pairs of samples, {real_pairs} of reals at {size} pixels; {nearest} samples against {reals} reals at {near_size}"
-        return {"value": float(within.mean()), "stderr": float(within.std() / len(within) ** 0.5) if pairs > 1 else float("nan"),
-                "reals": float(among.mean()), "nearest_real": float(least.mean()), "better": self.better, "protocol": words, "extractor": "lpips vgg16",
-                "resize": f"bilinear, antialiased, to {size} pixels", "count_real": reals, "count_fake": fakes}
+        about = {"protocol": words, "better": self.better, "extractor": "lpips vgg16", "count_real": reals, "count_fake": fakes,
+                 "resize": f"bilinear, antialiased, to {size} pixels"}
+        return {"value": float(within.mean()), "stderr": float(within.std(correction=int(pairs > 1)) / pairs**0.5),
+                "reals": float(among.mean()), "nearest_real": float(least.mean()), **about}
 
 
 def _sized(job: Job, pictures: Pictures, at: range, size: int):
@@ -96,7 +99,8 @@ def _pairwise(net: LPIPS, job: Job, pictures: Pictures, pairs: int, size: int, t
 
 
 def embedding(net: LPIPS, x: Tensor) -> Tensor:
-    """Vectors [B,D] whose squared distance is the LPIPS of the pictures x [B,C,H,W]: unit features by the roots of their weights."""
+    """Vectors [B,D] whose squared distance is the LPIPS of the pictures x [B,C,H,W]: unit features by the roots of their
+    weights."""
     parts = [(unit * (head / unit.shape[1]).sqrt()).flatten(1) for unit, head in zip(net.targets(x), net.heads)]     # unit [B,HW,C]
     return torch.cat(parts, 1)
 

@@ -1,15 +1,16 @@
 """Perceptual path length: how much a picture changes, by LPIPS, for a small step of the latent. Protocols: ppl2_wend, ppl_zfull ...
 
-Karras, Laine, Aila, "A Style-Based Generator Architecture for GANs" (CVPR 2019), section 4.1; as in StyleGAN2-ADA's release: pairs at t and
-t + epsilon on the way between two random latents, d = LPIPS / epsilon^2, the mean of what lies between the 1st and the 99th percentile. w is
-interpolated linearly, z on the sphere. Noise is drawn anew for each pair and is the same for both of its pictures. Pictures are reduced to
-256 pixels by the mean of whole blocks; `crop` (the older protocols, made for faces) takes rows 3/8 .. 7/8 and columns 2/8 .. 6/8 before that.
+Karras, Laine, Aila, "A Style-Based Generator Architecture for GANs" (CVPR 2019), section 4.1; as in StyleGAN2-ADA's release: pairs
+at t and t + epsilon on the way between two random latents, d = LPIPS / epsilon^2, the mean of what lies between the 1st and the
+99th percentile. w is interpolated linearly, z on the sphere. Noise is drawn anew for each pair and is the same for both of its
+pictures. Pictures are reduced to 256 pixels by the mean of whole blocks; `crop` (the older protocols, made for faces) takes rows
+3/8 .. 7/8 and columns 2/8 .. 6/8 before that.
 
 The difference of two pictures so near to each other is rounded in fp32: values below about 1 are mostly that.
 
 Plain `ppl` takes 2000 pairs, in w where the architecture has a mapping network, else in z. Deviations: fp32 with LPIPS v0.1 of
-`handful.features` in place of the release's own file of the same network; z-space latents keep the length sqrt(z_dim) of a typical z, which
-matters to architectures that don't normalise z.
+`handful.features` in place of the release's own file of the same network; z-space latents keep the length sqrt(z_dim) of a typical
+z, which matters to architectures that don't normalise z.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ class PPL(Metric):
         generator = job.model.generator
         mapped = hasattr(generator, "map") and hasattr(generator, "synthesise")
         if self.space == "w" and not mapped:
-            raise HandfulError(f"{name} walks in w, but '{job.model.config.g.name}' has no mapping network; take ppl, which walks in z then")
+            arch = job.model.config.g.name
+            raise HandfulError(f"{name} walks in w, but '{arch}' has no mapping network; take ppl, which walks in z then")
         self.in_w = mapped and self.space != "z"
         self.net = LPIPS.load("vgg16", job.device, impl="ref")   # rounding is divided by epsilon^2: no fast approximations
 
@@ -71,9 +73,9 @@ class PPL(Metric):
         empty = torch.zeros(0, dtype=torch.float64)
         d = job.world.gathered(torch.cat([empty, *found]), [len(job.world.span(n, r)) for r in range(job.world.size)])
         where = f"{'w' if self.in_w else 'z'}, {'endpoints' if self.sampling == 'end' else 'whole path'}"
-        network = {"extractor": "lpips vgg16", "resize": "whole blocks averaged to 256 pixels", "count_real": 0, "count_fake": n}
-        return {"value": trimmed_mean(d), **network,
-                "better": self.better, "protocol": f"{n} pairs in {where}, epsilon {self.epsilon:g}{', centre crop' if self.crop else ''}, fp32"}
+        about = {"extractor": "lpips vgg16", "resize": "whole blocks averaged to 256 pixels", "count_real": 0, "count_fake": n}
+        return {"value": trimmed_mean(d), **about, "better": self.better,
+                "protocol": f"{n} pairs in {where}, epsilon {self.epsilon:g}{', centre crop' if self.crop else ''}, fp32"}
 
     def _pictures(self, job: Job, pairs: list[int]) -> tuple[Tensor, Tensor]:
         """Both pictures of each pair, [B,C,H,W] around [-1,1], with the same labels and noise."""

@@ -1,10 +1,11 @@
 """Precision: the share of fakes that lie where reals lie. Protocol pr50k3_full (with recall).
 
-Kynkaanniemi, Karras, Laine, Lehtinen, Aila, "Improved Precision and Recall Metric for Assessing Generative Models" (NeurIPS 2019), eq. 1 and 2: a fake
-counts if, for at least one real, it is no farther away than that real's k-th nearest other real; k = 3. The papers use VGG16's second dense
-layer; here the default is Inception, whose weights are verified, and the protocol name takes VGG16.
+Kynkaanniemi, Karras, Laine, Lehtinen, Aila, "Improved Precision and Recall Metric for Assessing Generative Models" (NeurIPS 2019),
+eq. 1 and 2: a fake counts if, for at least one real, it is no farther away than that real's k-th nearest other real; k = 3. The
+papers use VGG16's second dense layer; here the default is Inception, whose weights are verified, and the protocol name takes VGG16.
 
-Deviation from the release: radii and distances in fp32 with close calls settled in fp64 (there fp16), and duplicates exactly at distance 0.
+Deviation from the release: radii and distances in fp32 with close calls settled in fp64 (there fp16), and duplicates exactly at
+distance 0.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Recall: the share of reals that lie where fakes lie.
 
-Kynkaanniemi et al. (NeurIPS 2019), as in `precision` with the roles of the sets exchanged: a real counts if it is no farther from some fake
-than that fake's k-th nearest other fake; k = 3. It depends on the counts: more fakes have smaller balls, but more of them.
+Kynkaanniemi et al. (NeurIPS 2019), as in `precision` with the roles of the sets exchanged: a real counts if it is no farther from
+some fake than that fake's k-th nearest other fake; k = 3. It depends on the counts: more fakes have smaller balls, but more of
+them.
 """
 
 from __future__ import annotations
