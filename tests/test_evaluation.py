@@ -93,21 +93,21 @@ def test_a_score_that_fails_costs_no_run(photos, scored, monkeypatch):
 
 def test_missing_weights_are_said_before_the_run_or_once(photos, monkeypatch, capsys):
     monkeypatch.setattr(evaluation, "available", lambda name: False)
-    line = refused(capsys, "train", str(photos), "--res", "16", "--device", "cpu", "--recipe", "fastgan64_narrow", "--set", "evaluate.metrics=[\"kid\"]",
-                   "--set", "g=tiny:TinyG", "--set", "d=tiny:TinyD", code=1)
+    tiny = ["train", str(photos), "--res", "16", "--device", "cpu", "--recipe", "fastgan64_narrow", "--set", "g=tiny:TinyG", "--set", "d=tiny:TinyD"]
+    line = refused(capsys, *tiny, "--set", 'evaluate.metrics=["kid"]', code=1)
     assert "evaluate.metrics=kid: the network 'inception' isn't here; handful weights get inception" in line and not Path("runs").exists()
     run = train(photos, kimg=0.008, **{"evaluate.metrics": None})
     assert [line["note"] for line in run.log() if "weights get" in line.get("note", "")] == [
         "no scores during the run: the network of kid isn't here; once: handful weights get inception"]
-    assert "unknown metric 'kit'; did you mean 'kid'?" in refused(capsys, "train", str(photos), "--res", "16", "--device", "cpu", "--recipe",
-                                                                  "fastgan64_narrow", "--set", "evaluate.metrics=[\"kit\"]")
+    assert "unknown metric 'kit'; did you mean 'kid'?" in refused(capsys, *tiny, "--set", 'evaluate.metrics=["kit"]')
 
 
 @pytest.mark.parametrize("logged, says", [
     ({"d/logits_real": 2.0, "d/heldout_logits/logits": -1.5, "d/logits_fake": -2.0}, "judges held-out images"),
     ({"d/logits_real": 2.0, "d/heldout_logits/logits": 1.0, "d/logits_fake": -2.0}, ""),
     ({"d/logits_real": 2.0, "d/logits_fake": -2.0}, ""),
-    ({"d/ada_controller/sign": 0.97, "d/ada_controller/p": 0.4}, "r_t is above 0.95"), ({"d/ada_controller/sign": 0.97, "d/ada_controller/p": 0.0}, "")])
+    ({"d/ada_controller/sign": 0.97, "d/ada_controller/p": 0.4}, "r_t is above 0.95"),
+    ({"d/ada_controller/sign": 0.97, "d/ada_controller/p": 0.0}, "")])
 def test_what_counts_as_overfitting(logged, says):
     found = overfitting(logged)
     assert says in found and bool(found) == bool(says)

@@ -25,8 +25,8 @@ from .fit import fit, to_images
 from .log import Log
 from .loop import Trainer
 
-MAY_CHANGE = ("train.kimg", "evaluate.", "train.micro_batch", "train.precision", "train.compile", "train.guard_kimg", "every.", "optim_g.", "optim_d.",
-              "data.path", "data.labels", "data.skip_bad", "notes", "handful", "recipe")
+MAY_CHANGE = ("train.kimg", "train.micro_batch", "train.precision", "train.compile", "train.guard_kimg", "every.", "evaluate.", "optim_g.",
+              "optim_d.", "data.path", "data.labels", "data.skip_bad", "notes", "handful", "recipe")
 
 
 @dataclass(frozen=True)
