@@ -88,7 +88,8 @@ def test_a_score_that_fails_costs_no_run(photos, scored, monkeypatch):
 
     monkeypatch.setattr(evaluation, "evaluate", fails)
     run = train(photos)
-    assert run.finished and [line["note"] for line in run.log() if "no scores at" in line.get("note", "")] == ["no scores at 8 images: too few images"]
+    said = [line["note"] for line in run.log() if "no scores at" in line.get("note", "")]
+    assert run.finished and said == ["no scores at 8 images: too few images"]
 
 
 def test_missing_weights_are_said_before_the_run_or_once(photos, monkeypatch, capsys):
