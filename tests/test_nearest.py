@@ -168,7 +168,7 @@ def test_new_images_raise_an_alarm_as_rarely_as_promised():
     for _ in range(300):
         x = torch.randn(400, 4, generator=g)
         base, reals, fakes = x[:150], x[150:300], x[300:]
-        near = lambda x, itself=None: search.by_features(x.expand(2, -1, -1), base, 8, itself).distance
+        near = lambda x, itself=None, base=base: search.by_features(x.expand(2, -1, -1), base, 8, itself).distance
         heldout, alone = copies.compare(near(fakes), near(reals), False), copies.compare(near(fakes), near(base, torch.arange(150)), True)
         alarms += sum(copies.verdict(found) == "copies" for found in (heldout, alone))
     assert alarms <= 24                                                       # 600 verdicts, each at 1 % by one figure, seldom by the other
@@ -236,6 +236,19 @@ def test_near_duplicates_among_the_reals_are_said():
 def test_too_few_to_say_anything():
     found = compared(pictures(3, 3), pictures(10, 1), pictures(2, 2))
     assert found.sentence == "nothing can be said: 3 samples and 2 reals are too few; hold out more images (data.holdout)"
+
+
+def test_two_training_images_are_enough_to_run():
+    found = compared(pictures(3, 3), pictures(2, 1)).figures
+    assert found["sentence"].startswith("nothing can be said") and "stands_out" not in found["kinds"]["pixel"]
+    assert all(len(row["pixel"]) == 1 for row in found["rows"])
+
+
+def test_a_blur_that_no_network_takes_for_a_picture_is_called_far():
+    fine = {"closer": {"p": 1.0, "share": 0.0, "bound": 1.0}, "blatant": 0, "detectable_share": 0.1}
+    kinds = {"pixel": {**fine, "rank": 0.8}, "lpips": {**fine, "rank": 0.01}}
+    assert copies.sentence(kinds, 64, 300, True).endswith("farther from the training images than reals do: look again when they are better")
+    assert copies.sentence({"pixel": kinds["pixel"]}, 64, 300, True).endswith("a share of copies above 10 % with 95 % confidence")
 
 
 def test_features_are_sought_with_mirror_images_and_lpips_among_the_nearest(monkeypatch):

@@ -217,13 +217,14 @@ def _searched(sets: _Sets, kinds: Sequence[str], device: torch.device, progress:
 
 def _by_features(network: nn.Module, sets: _Sets, k: int, tick: Callable[[str], search.Tick]) -> tuple[Found, Found]:
     def seen(images: Images, what: str, *mirrored: bool) -> Tensor:
-        return torch.stack([search.features(network, images, m, tick(f"features of {what}")).to(sets.base.device) for m in mirrored])
+        ticks = [tick(f"features of {what}{', mirrored' if m else ''}") for m in mirrored]
+        return torch.stack([search.features(network, images, m, t).to(sets.base.device) for m, t in zip(mirrored, ticks)])
 
     base = seen(sets.base, "the training images", False)[0]
     if sets.itself is None:
         reals = seen(sets.reals, "the held-out images", False, True)
     else:
-        reals = torch.stack([base[sets.itself.to(base.device)], seen(sets.reals, "the mirrored images", True)[0]])
+        reals = torch.stack([base[sets.itself.to(base.device)], seen(sets.reals, "the training images", True)[0]])
     fakes = seen(sets.fakes, "the samples", False, True)
     return search.by_features(fakes, base, k), search.by_features(reals, base, k, sets.itself)
 
