@@ -8,15 +8,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
-__all__ = ["HandfulError", "Model", "Run", "UsageError", "__version__", "evaluate", "load", "train"]
+__all__ = ["HandfulError", "Model", "Run", "UsageError", "__version__", "evaluate", "load", "neighbours",
+           "train"]
 
 _HOME = {"train": "handful.train", "Run": "handful.train", "load": "handful.infer", "Model": "handful.infer", "evaluate": "handful.metrics",
+         "neighbours": "handful.metrics.nearest",
          "HandfulError": "handful.errors", "UsageError": "handful.errors"}
 
 if TYPE_CHECKING:
     from .errors import HandfulError, UsageError
     from .infer import Model, load
     from .metrics import evaluate
+    from .metrics.nearest import neighbours
     from .train import Run, train
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from .. import config as config_module
 from .. import data
 from ..config import Config
-from ..data.loading import refusal
+from ..data.loading import load_for, refusal
 from ..errors import HandfulError, UsageError
 from ..files import in_shell, load_checkpoint, write_text
 from ..infer.model import Model, load, pick_device
@@ -22,11 +23,13 @@ from ..ops.memory import keep_freed_memory
 from . import checkpoint, choose, evaluation, reduce
 from . import log as log_module
 from .fit import fit, to_images
-from .log import Log
+from .log import Log, duration
 from .loop import Trainer
 
 MAY_CHANGE = ("train.kimg", "train.micro_batch", "train.precision", "train.compile", "train.guard_kimg", "every.", "evaluate.", "optim_g.",
-              "optim_d.", "data.path", "data.labels", "data.skip_bad", "notes", "handful", "recipe")
+              "optim_d.", "data.path", "data.labels", "data.groups", "data.skip_bad", "notes", "handful", "recipe")
+
+COPIES_SEC, COPIES_SHARE = 1e-6, 0.05         # per value of the training images, measured on one CPU core; at most this share of the run's time
 
 
 @dataclass(frozen=True)
@@ -161,13 +164,35 @@ def _run(trainer: Trainer, folder: Path, sec: float, report: bool, quiet: bool, 
     total = to_images(trainer.config.train.kimg)
     log = Log(folder, total_images=total, start_images=trainer.images_seen, quiet=quiet or trainer.rank > 0,
               tensorboard=trainer.config.every.tensorboard, machine=choose.machine(trainer.device)) if trainer.rank == 0 else _Silent()
+    started = time.perf_counter()
     with log:
         finished = fit(trainer, folder, log, sec_before=sec)
+        if finished and trainer.rank == 0:
+            _look_for_copies(trainer, folder, log, sec + time.perf_counter() - started, say)
     if trainer.rank == 0 and report:
         from .report import write_report
 
         write_report(folder)
     return Run(folder, finished)
+
+
+def _look_for_copies(trainer: Trainer, folder: Path, log: Log, sec: float, say: Callable[[str], None]) -> None:
+    """Neighbours by pixels, for the report, where they take little beside the run itself."""
+    from ..metrics.nearest import write
+
+    height, width = trainer.dataset.resolution
+    expected = len(trainer.dataset) * trainer.dataset.channels * height * width * COPIES_SEC
+    if expected > max(COPIES_SHARE * sec, 1):
+        log.say(f"not looked for copies of training images, which takes about {duration(expected)}: "
+                f"handful neighbours {in_shell(folder)} {in_shell(trainer.config.data.path)}")
+        return
+    show = lambda stage, done, total: log.stage(f"{stage} {done}/{total}")                                   # noqa: E731
+    try:
+        figures = write(folder, load(folder, trainer.device), trainer.dataset, trainer.heldout, progress=show)
+    except HandfulError as error:                         # never lose a run over it
+        log.say(f"not looked for copies of training images: {error}")
+    else:
+        say(f"nearest training images, by pixels: {figures['sentence']}")
 
 
 def _join(device_name: str) -> tuple[torch.device, int, int]:
@@ -209,9 +234,7 @@ def _trainer(config: Config, dataset: data.Dataset, device: torch.device, rank: 
 
 
 def _load(config: Config, say: Callable[[str], None], quiet: bool) -> data.Dataset:
-    d = config.data
-    dataset = data.load(d.path, resolution=d.resolution, channels=d.channels, fit=d.fit, filter=d.filter, labels=d.labels,
-                        max_images=d.max_images, seed=config.seed, skip_bad=d.skip_bad, window=d.window)
+    dataset = load_for(config.data, config.seed)
     for note in dataset.notes:
         say(note)
     return dataset
