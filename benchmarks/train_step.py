@@ -69,7 +69,8 @@ def measure(recipe: str, args: argparse.Namespace) -> dict:
     device = torch.device(args.device)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
-    tree = {"recipe": recipe, **catalog.load("recipes", recipe)(resolution=None, count=100, device=device.type, num_classes=0, batch=None)}
+    asked = config.assign({}, args.settings).get("data", {}).get("resolution")
+    tree = {"recipe": recipe, **catalog.load("recipes", recipe)(resolution=asked, count=100, device=device.type, num_classes=0, batch=None)}
     parsed = config.resolved(config.parse(config.assign(tree, args.settings)))
     res, batch = parsed.data.resolution, parsed.train.batch * parsed.train.d_steps
     dataset = Dataset(torch.randint(0, 256, (2 * batch, parsed.data.channels, res, res), dtype=torch.uint8))
