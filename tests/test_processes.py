@@ -34,12 +34,20 @@ def work(out: Path) -> None:
     run_steps(plain, 2)
     if rank == 0:                                                            # as before a preview: nobody else is there to answer
         ema.standing(copy.deepcopy(synced.nets.G_ema), 2, 4)
-    torch.save({"tiny": weights(trainer), "log": trainer.take_log(), "fastgan": weights(synced), "plain": weights(plain)}, out / f"rank{rank}.pt")
+    styled = run_steps(tiny_trainer(*STYLED, dataset=noise_set(resolution=32, classes=3), rank=rank, world=world, **STYLEGAN2), 4)
+    torch.save({"tiny": weights(trainer), "log": trainer.take_log(), "fastgan": weights(synced), "plain": weights(plain), "styled": weights(styled),
+                "p": styled.nets.augment.p}, out / f"rank{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
 FASTGAN = {"g": {"use": "fastgan", "ngf": 4, "z_dim": 8, "sync_batch_norm": True}, "d": {"use": "fastgan", "ndf": 4, "sync_batch_norm": True},
            "loss": {"use": "soft_hinge"}, "train": {"batch": 8, "share_fakes": True}}
+# One image a group: the minibatch statistics of halves aren't those of the whole. Style mixing, noise, ADA's draws and held-out images are all shared.
+STYLED = ["data.resolution=32", "data.holdout=0.25", "terms.r1.every=2", "terms.r1.own_step=true", "terms.ada_controller.kimg=0.2",
+          "terms.ada_controller.interval=2", "terms.ada_controller.target=-1", "terms.heldout_logits.every=1", "train.order=gd", "optim_g.eps=1e-3",
+          "optim_d.eps=1e-3"]
+STYLEGAN2 = {"g": {"use": "stylegan2", "z_dim": 16, "w_dim": 16, "channel_base": 256, "channel_max": 16, "mapping_layers": 2},
+             "d": {"use": "stylegan2", "channel_base": 256, "channel_max": 16, "minibatch_group": 1}, "augment": {"use": "ada", "p": 0.5}}
 
 
 def test_two_gloo_processes_equal_one(tmp_path):
@@ -53,6 +61,11 @@ def test_two_gloo_processes_equal_one(tmp_path):
     one = run_steps(tiny_trainer(*SETTINGS, **OVER), 4)
     assert (weights(one) - a["tiny"]).abs().max() < 1e-6
     assert all(abs(a["log"][k] - v) < 1e-4 for k, v in one.take_log().items())
+    styled = run_steps(tiny_trainer(*STYLED, dataset=noise_set(resolution=32, classes=3), **STYLEGAN2), 4)
+    assert torch.equal(a["styled"], b["styled"]) and a["p"] == b["p"] == styled.nets.augment.p > 0.5
+    assert torch.allclose(weights(styled), a["styled"], rtol=1e-4, atol=1e-5)
+    parts = run_steps(tiny_trainer(*STYLED, "train.micro_batch=2", dataset=noise_set(resolution=32, classes=3), **STYLEGAN2), 4)
+    assert torch.allclose(weights(styled), weights(parts), rtol=1e-4, atol=1e-5) and parts.nets.augment.p == styled.nets.augment.p
     synced = run_steps(tiny_trainer("data.resolution=64", dataset=noise_set(resolution=64), optim_g={"eps": 1e-3}, optim_d={"eps": 1e-3},
                                     **FASTGAN), 2)
     off = (weights(synced) - a["fastgan"]).abs()
