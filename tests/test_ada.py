@@ -606,3 +606,8 @@ def test_flips_leak_at_p_1_alone(policy, side):
         flipped = (params["geometry"][:, 0, 0] if side == 0 else params["color"].sum((1, 2))) < 0
         rate = float(flipped.double().mean())
         assert (1 - rate) ** 2 - rate ** 2 == pytest.approx(1 - p, abs=0.015)
+
+
+def test_a_strength_that_may_leak_is_said():
+    assert ADA("bgc", p=0.9).notes == ["augment.p=0.9: from 0.8 on augmented looks may leak into the pictures"]
+    assert not ADA("bgc", p=0.8).notes and not ADA("", p=1.0).notes

@@ -41,6 +41,8 @@ from ._ada_filter import filter_ref, filtered
 from ._ada_geometry import geometry, geometry_ref
 from ._ada_params import GATE, GROUPS, NORMAL, UNIFORM, WORDS, Draws, color_of, gains_of, geometry_of
 
+LEAKS_FROM = 0.8          # section 3 and appendix C of the paper: safe below about this
+
 
 class ADA(Augment):
     """The pipeline for images [B,C,H,W] in [-1,1], fp64, fp32 or half precision (then computed in fp32); same shape and dtype out.
@@ -74,6 +76,12 @@ class ADA(Augment):
             raise UsageError(f"ada imgfilter_bands={tuple(imgfilter_bands)}: give four numbers from 0 to 1")
         self.imgfilter_bands, self.impl = tuple(imgfilter_bands), impl
         self.register_buffer("p", torch.tensor(float(p)))
+
+    @property
+    def notes(self) -> list[str]:
+        """What a run says aloud when it starts: a fixed strength that may leak (the paper's appendix C)."""
+        p = float(self.p)
+        return [f"augment.p={p:g}: from 0.8 on augmented looks may leak into the pictures"] if p > LEAKS_FROM and self.enabled else []
 
     def extra_repr(self) -> str:
         return f"{','.join(self.policy)!r}, p={float(self.p):g}, impl={self.impl!r}"

@@ -57,7 +57,8 @@ class Trainer:
         self.scale = FP16_LOSS_SCALE if precision == "fp16" else 1.0
         self.images_seen = self.iteration = 0
         self.detours = 0                                  # roll-backs so far: each goes on with other latents and augmentations
-        self.notes = [n for t in self.terms.values() for n in getattr(t, "notes", ())]     # said aloud by whoever runs the loop
+        # Said aloud by whoever runs the loop.
+        self.notes = [n for part in (self.nets.augment, *self.terms.values()) for n in getattr(part, "notes", ())]
         self._log: dict[str, Tensor] = {}                 # sum and count by name, on the device
         self.stuck: tuple[Side, ...] = ()
         self._shared: dict[int, tuple[Generated, Augmented]] = {}
