@@ -80,7 +80,7 @@ class ADA(Augment):
     @property
     def notes(self) -> list[str]:
         """What a run says aloud when it starts: a fixed strength that may leak (the paper's appendix C)."""
-        p = float(self.p)
+        p = round(float(self.p), 6)                    # a buffer of fp32
         return [f"augment.p={p:g}: from 0.8 on augmented looks may leak into the pictures"] if p > LEAKS_FROM and self.enabled else []
 
     def extra_repr(self) -> str:
