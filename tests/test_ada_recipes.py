@@ -34,7 +34,7 @@ COMMON = {
     "g.z_dim": 512, "g.w_dim": 512, "g.channel_max": 512, "d.channel_max": 512, "g.architecture": "skip", "g.mapping_lr": 0.01,
     "g.w_avg_decay": 0.995, "g.half_blocks": 4, "d.half_blocks": 4, "g.conv_clamp": 256, "d.conv_clamp": 256, "d.mapping_layers": 0,
     "d.minibatch_channels": 1, "d.capacity": 1, "terms.r1.every": 16, "terms.r1.own_step": True, "terms.r1.at": "x",
-    "terms.ada_controller.target": 0.6, "terms.ada_controller.kimg": 500, "terms.ada_controller.interval": 4,
+    "terms.ada_controller.target": None, "terms.ada_controller.kimg": 500, "terms.ada_controller.interval": 4,
     "terms.ada_controller.statistic": "r_t", "terms.ada_controller.max_p": None, "augment.use": "ada", "augment.policy": "bgc", "augment.p": 0,
     "loss.use": "non_saturating", "optim_d.eps": 1e-8, "optim_g.eps": 1e-8, "ema.buffers": "copy", "train.order": "gd", "train.d_steps": 1,
     "train.fake_labels": "data", "data.flip": False,
@@ -66,10 +66,9 @@ def test_what_all_configurations_share(name):
     parsed = configured(name)
     assert {path: at(parsed, path) for path in COMMON} == COMMON
     assert parsed.optim_d.betas == (0, 0.99)
-    if name != "cifar":
-        assert parsed.optim_g == parsed.optim_d
-        expected = {"use": "path_length", "weight": 2, "decay": 0.01, "shrink": 2, "every": 4, "own_step": True}
-        assert at(parsed, "terms.path_length") == expected
+    assert parsed.optim_g == parsed.optim_d
+    weight = 0 if name == "cifar" else 2                                # at 0 the interval stays, and so does Adam's correction
+    assert at(parsed, "terms.path_length") == {"use": "path_length", "weight": weight, "decay": 0.01, "shrink": 2, "every": 4, "own_step": True}
 
 
 def test_the_cifar_baseline_is_cifar_with_four_parts_put_back():
@@ -123,6 +122,19 @@ def test_lazy_regularisation_corrects_adam(name):
         assert group["betas"] == (0, pytest.approx(beta, abs=1e-7))
 
 
+@pytest.mark.parametrize("name", ["cifar", "stylegan2_32_narrow"])
+def test_path_length_is_corrected_for_once(name):
+    with_it = configured(name, "terms.path_length.weight=2")
+    assert with_it.optim_g == configured(name).optim_g == configured(name).optim_d
+
+
+def test_r_v_has_its_own_target():
+    from handful import catalog
+
+    settings = ("terms.ada_controller.statistic=r_v", "data.holdout=0.1")
+    assert catalog.build("terms", configured("paper256", *settings).terms["ada_controller"]).target == 0.5
+
+
 # ------------------------------------------------------------------------------------------------------------------ narrow ones
 
 
@@ -164,7 +176,8 @@ def test_a_narrow_recipe_trains():
     trainer = run_steps(Trainer(configured("stylegan2_32_narrow"), noise_set(24, resolution=32), torch.device("cpu")), 5)
     logged = trainer.take_log()
     assert logged["d/bad_grads"] == logged["g/bad_grads"] == 0
-    assert trainer.nets.augment.p > 0 or logged["d/ada_controller/sign"] < 0.6
+    r, p = trainer.terms["ada_controller"].r.item(), trainer.nets.augment.p.item()                     # p moved once, after the fourth step
+    assert -1 <= r <= 1 and p == pytest.approx(4 * 16 / 50_000 if r > 0.6 else 0)
 
 
 # -------------------------------------------------------------------------------------------------------------------- targets

@@ -29,3 +29,19 @@ def test_the_recipe_fits_set_and_machine(count, side, device, res, recipe, size)
     assert (parsed.augment.name == "ada" and "ada_controller" in parsed.terms) == recipe.startswith("stylegan2")
     if recipe == "stylegan2_auto":
         assert parsed.train.kimg == ADA_KIMG
+
+
+def test_a_size_that_no_recipe_has_is_refused_before_the_images_are_read():
+    from handful.errors import UsageError
+
+    with pytest.raises(UsageError, match="--res 48: choose one of 32, 64, 128, 256, 512, 1024 pixels"):
+        choose("auto", Scan("photos", [(60, 60)] * 100), torch.device("cpu"), {"data": {"resolution": 48}})
+
+
+@pytest.mark.parametrize("more", [["data.holdout=0.1", "train.batch=2"], ["data.holdout=0.5", "data.groups=^(.)"],
+                                  ["data.holdout=0.2", "augment=test_seam:Mirror", "terms.ada_controller.statistic=r_v"]])
+def test_an_estimate_needs_no_real_images(more):
+    from handful.train.choose import estimate
+    from making import tiny_config
+
+    assert estimate(tiny_config(*more, "terms.r1.every=4", "terms.r1.own_step=true"), torch.device("cpu")).images_per_sec > 0

@@ -42,10 +42,10 @@ def work(out: Path) -> None:
 
 FASTGAN = {"g": {"use": "fastgan", "ngf": 4, "z_dim": 8, "sync_batch_norm": True}, "d": {"use": "fastgan", "ndf": 4, "sync_batch_norm": True},
            "loss": {"use": "soft_hinge"}, "train": {"batch": 8, "share_fakes": True}}
-# One image a group: the minibatch statistics of halves aren't those of the whole. Style mixing, noise, ADA's draws and held-out images are all shared.
+# One image a group: the minibatch statistics of halves aren't those of the whole. Style mixing, noise, ADA's draws, held-out images are shared.
 STYLED = ["data.resolution=32", "data.holdout=0.25", "terms.r1.every=2", "terms.r1.own_step=true", "terms.ada_controller.kimg=0.2",
-          "terms.ada_controller.interval=2", "terms.ada_controller.target=-1", "terms.heldout_logits.every=1", "train.order=gd", "optim_g.eps=1e-3",
-          "optim_d.eps=1e-3"]
+          "terms.ada_controller.interval=2", "terms.ada_controller.target=-1", "terms.ada_controller.start=null",
+          "terms.heldout_logits.every=1", "train.order=gd", "optim_g.eps=1e-3", "optim_d.eps=1e-3"]
 STYLEGAN2 = {"g": {"use": "stylegan2", "z_dim": 16, "w_dim": 16, "channel_base": 256, "channel_max": 16, "mapping_layers": 2},
              "d": {"use": "stylegan2", "channel_base": 256, "channel_max": 16, "minibatch_group": 1}, "augment": {"use": "ada", "p": 0.5}}
 

@@ -18,6 +18,13 @@ class UsageError(HandfulError):
     exit_code = 2
 
 
+def within(least: float, most: float | None = None, **settings: float | None) -> None:
+    """Raises UsageError for a setting, given by name, that is below `least` or above `most`. None passes."""
+    for name, value in settings.items():
+        if value is not None and (value < least or most is not None and value > most):
+            raise UsageError(f"{name}={value:g}: give a number {f'from {least:g} to {most:g}' if most is not None else f'of {least:g} or more'}")
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the known name closest to `word`, or a list of all of them when none is close."""
     known = sorted(known)

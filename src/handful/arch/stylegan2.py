@@ -9,8 +9,10 @@ release; parameters have its names (`synthesis.b8.conv0.affine.weight`), but for
     projection on the class     divided by sqrt(cmap_dim)                    the paper doesn't mention the divisor
 
 Where this differs from the release: w_avg moves once per step of G, by the mean of the whole batch (there in every forward, by each process
-for itself); minibatch groups are gcd(batch, group) where the group doesn't divide the batch (there an error); the fp32 mode has no clamp, which is
+for itself); a minibatch group is the largest divisor of the batch up to the one asked for (there an error); the fp32 mode has no clamp, which is
 what the release's --fp32 does; style mixing lives in the generator's training mode, with one cutoff per batch (there in the loss, per micro-batch).
+
+Gradients that aren't finite become 0 in the trainer (there infinities become +-1e5).
 
 Precision: where autocast is on, the blocks of the highest `half_blocks` resolutions run in its dtype, and all else (mapping, styles, demodulation,
 the sum of RGB, D's 4x4 epilogue) in that of the parameters; without it everything does. `conv_clamp` acts with half precision alone.
@@ -27,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import seam
+from ..errors import UsageError, within
 from ..nn.equalized import EqualConv2d
 from ..nn.precision import clamped, half_type, no_autocast
 from ..rng import Rng
@@ -52,6 +55,10 @@ class Generator(seam.Generator):
                  mapping_lr: float = 0.01, style_mixing: float = 0.9, w_avg_decay: float = 0.995, half_blocks: int = 4,
                  conv_clamp: float | None = 256.0) -> None:
         super().__init__()
+        within(1, z_dim=z_dim, w_dim=w_dim, channel_base=channel_base, channel_max=channel_max)
+        within(0, mapping_layers=mapping_layers, half_blocks=half_blocks, conv_clamp=conv_clamp)
+        within(0, 1, style_mixing=style_mixing, w_avg_decay=w_avg_decay)
+        within(1e-9, mapping_lr=mapping_lr)
         self.resolution, self.channels, self.num_classes, self.z_dim, self.w_dim = resolution, channels, num_classes, z_dim, w_dim
         self.style_mixing, self.w_avg_decay, self.conv_clamp = style_mixing, w_avg_decay, conv_clamp
         sides = parts.sides_to(resolution)
@@ -131,9 +138,10 @@ class Discriminator(seam.Discriminator):
 
     resolution, channel_base, channel_max: as in the generator; capacity multiplies both channel numbers (paper, figure 8b). architecture: "resnet"
     residual blocks; "orig" plain; "skip" the image is added at every side. minibatch_group: samples per group of the minibatch standard deviation
-    (1 none; gcd(B, group) where it doesn't divide the batch), minibatch_channels: how many channels it makes. num_classes > 0: projection
-    on an embedding of the class, divided by sqrt(its size); mapping_layers: dense layers after it: 0 in the paper and in the TensorFlow release
-    (so in the published conditional CIFAR networks), 8 in networks trained with the PyTorch release; mapping_lr: their learning-rate multiplier.
+    (1 none; where it doesn't divide the batch the largest number below that does), minibatch_channels: how many channels it makes.
+    num_classes > 0: projection on an embedding of the class, divided by sqrt(its size); mapping_layers: dense layers after it: 0 in the paper and
+    in the TensorFlow release (so in the published conditional CIFAR networks), 8 in networks trained with the PyTorch release; mapping_lr: their
+    learning-rate multiplier.
     Features: "map_R", R = S/2 ... 4, the map of side R ("map_4" enters the epilogue), and "pre_logits", a vector.
     Raises UsageError for sizes that aren't a power of two from 4 to 1024, and where classes are missing.
     """
@@ -142,10 +150,15 @@ class Discriminator(seam.Discriminator):
                  capacity: float = 1.0, architecture: Architecture = "resnet", minibatch_group: int = 4, minibatch_channels: int = 1,
                  mapping_layers: int = 0, mapping_lr: float = 0.01, half_blocks: int = 4, conv_clamp: float | None = 256.0) -> None:
         super().__init__()
+        within(1, channel_base=channel_base, channel_max=channel_max, minibatch_group=minibatch_group, minibatch_channels=minibatch_channels)
+        within(0, mapping_layers=mapping_layers, half_blocks=half_blocks, conv_clamp=conv_clamp)
+        within(1e-9, capacity=capacity, mapping_lr=mapping_lr)
         self.resolution, self.channels, self.num_classes, self.conv_clamp = resolution, channels, num_classes, conv_clamp
         self.has_batch_stats = minibatch_group > 1
         sides = parts.sides_to(resolution)
         width = parts.widths(sides, channel_base * capacity, channel_max * capacity)
+        if width[4] % minibatch_channels:
+            raise UsageError(f"minibatch_channels={minibatch_channels}: must divide the {width[4]} feature maps at 4x4")
         self.half_from = parts.half_from(resolution, half_blocks)
         self.sides = sides[:0:-1]                                               # resolution ... 8
         self.follows = architecture == "skip" and resolution > 4                # whether the image accompanies the features

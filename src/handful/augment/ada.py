@@ -58,7 +58,7 @@ class ADA(Augment):
 
     def __init__(self, policy: str = "bgc", p: float = 1.0, *, xint_max: float = 0.125, scale_std: float = 0.2, rotate_max: float = 1.0,
                  aniso_std: float = 0.2, xfrac_std: float = 0.125, brightness_std: float = 0.2, contrast_std: float = 0.5, hue_max: float = 1.0,
-                 saturation_std: float = 1.0, imgfilter_bands: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0),
+                 saturation_std: float = 1.0, imgfilter_bands: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0),
                  imgfilter_std: float = 1.0, noise_std: float = 0.1, cutout_size: float = 0.5, impl: Literal["fast", "ref"] = "fast") -> None:
         super().__init__()
         self.policy = tuple(word.strip() for word in policy.split(",") if word.strip())

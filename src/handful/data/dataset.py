@@ -48,13 +48,23 @@ class Dataset:
             raise HandfulError(f"data.holdout={holdout:g} leaves {len(self) - n} of {len(self)} images to train on; take a smaller share")
         generator = torch.Generator().manual_seed(seed)
         if self.groups is None:
-            order = torch.randperm(len(self), generator=generator)
-            return self._of(order[n:].sort().values), self._of(order[:n].sort().values)
+            held = torch.zeros(len(self), dtype=torch.bool)
+            held[torch.randperm(len(self), generator=generator)[:n]] = True
+            self._keep_every_class(held)
+            return self._of((~held).nonzero()[:, 0]), self._of(held.nonzero()[:, 0])
         held = whole_groups(self.groups, n, generator)
         train, heldout = self._of((~held).nonzero()[:, 0]), self._of(held.nonzero()[:, 0])
         few, many = len(heldout.groups.unique()), len(self.groups.unique())
         heldout.notes = [f"held out: {len(heldout)} of {len(self)} images ({few} of {many} groups, whole; {n} were wanted)"]
         return train, heldout
+
+    def _keep_every_class(self, held: Tensor) -> None:
+        """Gives a class of which no image would be trained on one of its images back."""
+        labels = torch.zeros(0) if self.labels is None else self.labels.cpu()
+        for c in range(self.num_classes):
+            mine = (labels == c).nonzero()[:, 0]
+            if len(mine) and held[mine].all():
+                held[mine[0]] = False
 
     def _of(self, rows: Tensor) -> Dataset:
         fingerprint = hashlib.sha256(self.fingerprint.encode() + rows.numpy().tobytes()).hexdigest() if self.fingerprint else ""

@@ -81,7 +81,8 @@ def settings(state: Mapping[str, Tensor], kind: Kind) -> dict[str, Any]:
                         "architecture": "resnet" if residual else "skip" if skip else "orig"}
     width, cin = shape("b4.conv.weight")[:2]
     wide, channels = shape(top + "fromrgb.weight")[:2]
-    return known | {"channels": channels, "channel_base": wide * resolution, "channel_max": width, "minibatch_channels": cin - width,
+    spread = {"minibatch_channels": cin - width} if cin > width else {"minibatch_group": 1}
+    return known | {"channels": channels, "channel_base": wide * resolution, "channel_max": width, **spread,
                     "architecture": "resnet" if residual else "skip" if "b4.fromrgb.weight" in state else "orig"}
 
 

@@ -11,6 +11,7 @@ round, and keeps nothing for the backward pass, where a convolution would keep i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -41,9 +42,20 @@ def upfirdn2d(x: Tensor, taps: Sequence[float], up: int = 1, down: int = 1, padd
         x = F.pad(x.reshape(b, c, h, 1, w, 1), (0, up - 1, 0, 0, 0, up - 1)).reshape(b, c, h * up, w * up)
     x = F.pad(x, padding)
     for shape in ((1, -1), (-1, 1)):
-        f = x.new_tensor(taps).view(shape)
+        f = _on_device(taps, x.dtype, x.device).view(shape)
         x = F.conv2d(x, f.expand(c, 1, *f.shape), groups=c)
     return x[:, :, ::down, ::down]
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)                            # what is kept must serve autograd later
+def _kept(taps: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(taps, dtype=dtype, device=device)
+
+
+def _on_device(taps: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The taps as a tensor; made once, since copying numbers to a GPU makes the host wait. A compiler takes them as constants."""
+    return torch.tensor(taps, dtype=dtype, device=device) if torch.compiler.is_compiling() else _kept(taps, dtype, device)
 
 
 def upsample2d(x: Tensor, taps: Sequence[float] = BINOMIAL, *, impl: Impl = "auto") -> Tensor:

@@ -38,15 +38,11 @@ def stylegan2(resolution: int, *, kimg: float, batch: int, micro_batch: int, fma
     base = int(32768 * fmaps)
     terms = {
         "r1": {"use": "r1", "gamma": gamma, "every": D_EVERY, "own_step": True, "at": "x"},
-        "path_length": {"use": "path_length", "weight": 2.0, "decay": 0.01, "shrink": 2, "every": G_EVERY, "own_step": True},
-        "ada_controller": {"use": "ada_controller", "target": 0.6, "kimg": 500.0, "interval": 4},
+        # Weight 0 leaves the release's interval, and with it the correction of G's Adam, in place.
+        "path_length": {"use": "path_length", "weight": 2.0 if path_length else 0.0, "decay": 0.01, "shrink": 2, "every": G_EVERY, "own_step": True},
+        "ada_controller": {"use": "ada_controller", "target": None, "kimg": 500.0, "interval": 4},
     }
     adam = {"lr": lr, "betas": [0.0, 0.99], "eps": 1e-8}
-    optim_g = dict(adam)
-    if not path_length:
-        del terms["path_length"]
-        c = G_EVERY / (G_EVERY + 1)           # weight 0 leaves the release's interval, and with it the correction, in place
-        optim_g |= {"lr": lr * c, "betas": [0.0, 0.99 ** c]}
     return {
         "data": {"resolution": resolution, "flip": False},
         "g": {"use": "stylegan2", "z_dim": 512, "w_dim": 512, "channel_base": base, "channel_max": 512, "architecture": "skip",
@@ -56,8 +52,8 @@ def stylegan2(resolution: int, *, kimg: float, batch: int, micro_batch: int, fma
         "augment": {"use": "ada", "policy": "bgc", "p": 0.0},
         "loss": {"use": "non_saturating"},
         "terms": terms,
-        "optim_g": optim_g,
-        "optim_d": adam,
+        "optim_g": adam,
+        "optim_d": dict(adam),
         "ema": {"decay": None, "halflife_kimg": ema_kimg, "rampup": rampup, "buffers": "copy"},
         "train": {"kimg": kimg, "batch": asked_batch or batch, "order": "gd",
                   "micro_batch": micro_batch if asked_batch is None and micro_batch < batch else None},

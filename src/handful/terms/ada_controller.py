@@ -1,7 +1,7 @@
 """The controller of adaptive augmentation: more of it while D overfits, less while it doesn't.
 
 Karras, Aittala, Hellsten, Laine, Lehtinen, Aila: Training Generative Adversarial Networks with Limited Data, NeurIPS 2020, section 3.1, equation 1.
-It adds nothing to the losses. Every `interval` iterations a strength p moves by a fixed amount towards a target value of one of two heuristics:
+It adds nothing to the losses. Every `interval` steps of D a strength p moves by a fixed amount towards a target value of one of two heuristics:
 
 * r_t = E[sign(D(T(x)))] over all of D's logits on reals since the last time, those of the lazy phases (R1) too; target 0.6.
 * r_v = (E[D_train] - E[D_heldout]) / (E[D_train] - E[D_fake]); target 0.5; needs held-out images (data.holdout), a batch of which passes D in
@@ -22,7 +22,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from handful.errors import HandfulError
+from handful.errors import HandfulError, within
 from handful.seam import Context, Needs, Nets, Result, Side, Strength, Term, View
 
 LEAKS_FROM = 0.8            # appendix C and section 3: safe below about this
@@ -30,25 +30,32 @@ PATIENCE = 10               # log lines in a row above it before a word is said
 
 
 class AdaController(Term):
-    """statistic: "r_t" or "r_v"; target: None takes 0.6 or 0.5. interval in iterations; kimg: thousands of images in which p moves by 1.
+    """statistic: "r_t" or "r_v"; target: None takes 0.6 or 0.5. interval: in steps of D; kimg: thousands of images in which p moves by 1.
 
-    max_p: None for no bound. of: "auto" (the augmentation if it has a p, else the one place inside D that has), "augment" or "d".
-    Stats per real: p, sign (r_t), and with r_v the logits of reals, held-out images and fakes. Raises HandfulError where nothing has a p.
+    start: p at the beginning of a run; None: as the augmentation was given it. max_p: None for no bound. of: "auto" (the augmentation if it has a
+    p, else the one place inside D that has), "augment" or "d". Stats per real: p; r, the heuristic when p last moved; sign of the logits, and with
+    r_v the logits of reals, held-out images and fakes. Raises HandfulError where nothing has a p, UsageError for numbers out of range.
     """
 
     def __init__(self, target: float | None = None, kimg: float = 500.0, interval: int = 4, statistic: Literal["r_t", "r_v"] = "r_t",
-                 max_p: float | None = None, of: Literal["auto", "augment", "d"] = "auto") -> None:
+                 start: float | None = 0.0, max_p: float | None = None, of: Literal["auto", "augment", "d"] = "auto") -> None:
         super().__init__()
+        within(1, interval=interval)
+        within(1e-9, kimg=kimg)
+        within(0, start=start, max_p=max_p)
+        self.start = start
         self.target = {"r_t": 0.6, "r_v": 0.5}[statistic] if target is None else target
         self.kimg, self.interval, self.statistic, self.max_p, self.of = kimg, interval, statistic, max_p, of
         self.observes = statistic == "r_t"                 # r_v wants fakes and held-out images, which the lazy phases don't have
-        for name in ("real", "other", "fake", "batches", "images"):
+        for name in ("r", "real", "other", "fake", "batches", "images"):
             self.register_buffer(name, torch.zeros(()))    # sums since the last move: r_t's signs or logits, over how many batches and images
         self.register_buffer("iterations", torch.zeros((), dtype=torch.int64))
         self._high = 0
 
     def setup(self, nets: Nets) -> None:
-        self._strength(nets)
+        strength = self._strength(nets)
+        if self.start is not None:
+            strength.p.fill_(self.start)
 
     def _strength(self, nets: Nets) -> Strength:
         if self.of in ("auto", "augment") and _has_p(nets.augment):
@@ -68,7 +75,7 @@ class AdaController(Term):
 
     def forward(self, ctx: Context) -> Result:
         real = _per_image(ctx.real.logits)
-        stats = {"sign": real.sign(), "p": self._strength(ctx.nets).p.detach().expand(len(real))}
+        stats = {"sign": real.sign(), "p": self._strength(ctx.nets).p.detach().expand(len(real)), "r": self.r.expand(len(real))}
         if self.statistic == "r_v":
             stats |= {"logits_real": real, "logits_heldout": _per_image(ctx.heldout.logits), "logits_fake": _per_image(ctx.fake.logits)}
         return Result(stats=stats)
@@ -85,7 +92,8 @@ class AdaController(Term):
         self.iterations += images > 0                      # a lazy phase belongs to the iteration before it
         p = self._strength(nets).p
         due = (self.iterations % self.interval == 0) & (images > 0)
-        step = torch.sign(self.overfitting() - self.target) * self.images / (1000 * self.kimg)
+        self.r.copy_(torch.where(due, self.overfitting(), self.r))
+        step = torch.sign(self.r - self.target) * self.images / (1000 * self.kimg)
         p.copy_(torch.where(due, (p + step).clamp(0, self.max_p), p))
         for total in (self.real, self.other, self.fake, self.batches, self.images):
             total.mul_(~due)

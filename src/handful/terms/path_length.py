@@ -17,24 +17,32 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from handful.errors import within
 from handful.seam import Context, Needs, Nets, Result, Side, Term
 
 
 class PathLength(Term):
-    """weight; decay: of the moving average, per step of this term; shrink: the batch is divided by it; every, own_step: lazy regularisation.
+    """weight: 0 for no penalty, with the interval and so Adam's correction in place, as in the release's `cifar`; decay: of the moving average, per
+    step of this term; shrink: the batch is divided by it; every, own_step: lazy regularisation.
 
     Buffer average: a. Stats per fake: penalty (weight (l - a)^2) and length (l), fp32.
     """
 
-    exact_under_accumulation = False                       # a holds the mean over the micro-batch
+    exact_under_accumulation = False                       # a holds the mean over the micro-batch, and halves of odd ones are uneven
 
     def __init__(self, weight: float = 2.0, decay: float = 0.01, shrink: int = 2, every: int = 4, own_step: bool = True) -> None:
         super().__init__()
+        within(0, weight=weight)
+        within(0, 1, decay=decay)
+        within(1, shrink=shrink)
         self.weight, self.decay, self.shrink, self.every, self.own_step = weight, decay, shrink, every, own_step
         self.register_buffer("average", torch.zeros(()))
 
     def needs(self, side: Side) -> Needs | None:
         return Needs() if side == "g" else None
+
+    def active(self, side: Side, step: int, substep: int) -> bool:
+        return self.weight > 0 and super().active(side, step, substep)
 
     def forward(self, ctx: Context) -> Result:
         shrink = self.shrink if len(ctx.slots) >= self.shrink else 1             # a micro-batch of one image stays whole

@@ -16,6 +16,7 @@ from .. import config as config_module
 from ..config import Config, merge
 from ..data import Dataset, Scan
 from ..errors import UsageError
+from ..seam import Strength
 from .log import duration
 
 PROBE_SEC = 20.0                        # the estimate runs real steps, but no longer than about this
@@ -58,7 +59,9 @@ def choose(recipe: str, scanned: Scan, device: torch.device, asked: Mapping[str,
 
 def _pick(scanned: Scan, device: torch.device, res: int | None) -> tuple[str, int, str]:
     """(recipe, its resolution, the sentence that says why)."""
-    side = min(scanned.median_size)
+    side, sizes = min(scanned.median_size), sorted({*NARROW, *FULL, *NARROW_ADA})
+    if res is not None and res not in sizes:
+        raise UsageError(f"--res {res}: choose one of {', '.join(map(str, sizes))} pixels, or name a --recipe that knows {res}")
     have = f"{scanned.count} images of about {scanned.median_size[0]}x{scanned.median_size[1]} pixels"
     many, small = scanned.count >= MANY, (res or side) < 48
     if device.type == "cpu":
@@ -153,21 +156,31 @@ def estimate(config: Config, device: torch.device, rank: int = 0, world: int = 1
     d = config.data
     height, width = (d.resolution, d.resolution) if isinstance(d.resolution, int) else d.resolution
     classes = d.class_names or []
-    n = max(t.batch, 2)
+    n = max(t.batch, 2) * (2 if d.holdout else 1)
     noise = Dataset(torch.randint(0, 256, (n, d.channels, height, width), dtype=torch.uint8),
                     torch.arange(n) % len(classes) if classes else None, list(classes))
     small = config.model_copy(deep=True)
+    small.data.groups, small.data.holdout = None, 0.5 if d.holdout else 0.0       # the noise stands for both parts
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     trainer = Trainer(small, noise, device, rank=rank, world=world, precision=precision(t.precision, device))
+    if isinstance(strength := trainer.nets.augment, Strength) and "ada_controller" in config.terms:
+        strength.p.fill_(0.3)                             # neither none of it, which costs nothing, nor all
     _wait(device)
-    times: list[float] = []
-    while len(times) < 2 if world > 1 else not times or (len(times) < 4 and sum(times) < PROBE_SEC / 2):
-        start = time.perf_counter()
+
+    def timed(iteration: int) -> float:
+        trainer.iteration, start = iteration, time.perf_counter()
         trainer.step()
         _wait(device)
-        times.append(time.perf_counter() - start)
+        return time.perf_counter() - start
+
+    times = [timed(0)]
+    while len(times) < 2 if world > 1 else len(times) < 4 and sum(times) < PROBE_SEC / 2:
+        times.append(timed(1))                            # an iteration without lazy phases, as most are
     per_step = min(times[1:] or times)
+    if lazy := [p.every for p in trainer.plan if not p.main]:
+        whole = timed(0) if len(times) > 1 else times[0]
+        per_step += max(0.0, whole - per_step) * sum(1 / k for k in lazy) / len(lazy)
     shown = t.batch * t.d_steps
     speed = shown / per_step
     sec = t.kimg * 1000 / speed

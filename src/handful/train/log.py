@@ -180,6 +180,8 @@ def status(images: int, total: int, images_per_sec: float, values: Mapping[str, 
         parts += [f"{duration((total - images) / images_per_sec)} left"] if images < total else []
     if "d/logits_real" in values and "d/logits_fake" in values:
         parts += [f"D real {values['d/logits_real']:.2f} fake {values['d/logits_fake']:.2f}"]
+    if "d/ada_controller/p" in values:
+        parts += [f"p {values['d/ada_controller/p']:.2f}"]
     if bad := values.get("d/bad_grads", 0) + values.get("g/bad_grads", 0):
         parts += [f"{bad:.0f} bad gradients"]
     if values.get("memory_gb", 0) > 0:

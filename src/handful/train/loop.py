@@ -21,7 +21,9 @@ from . import ema, optim, reduce
 from .passes import LiveNets
 from .plan import ADVERSARIAL, Adversarial, Phase, phases, union
 
-FP16_LOSS_SCALE = 1024.0            # keeps small fp16 gradients out of the subnormal range; undone before the guard
+# Keeps small fp16 gradients out of the subnormal range; undone before the guard. Not in steps that terms have of their own: second-order
+# gradients are large enough, and path length overflowed.
+FP16_LOSS_SCALE = 1024.0
 
 
 class Trainer:
@@ -171,7 +173,7 @@ class Trainer:
         optimiser = self.optim[phase.side]
         parameters = [p for g in optimiser.param_groups for p in g["params"]]
         reduce.gradients(parameters, sums, self.world)
-        norm, bad = optim.guard(optimiser, self.scale)
+        norm, bad = optim.guard(optimiser, self.scale if phase.main else 1.0)
         settings = self.config.optim_g if phase.side == "g" else self.config.optim_d
         optim.schedule(optimiser, settings, at, self.config)
         optimiser.step()
@@ -214,7 +216,7 @@ class Trainer:
                 for key, value in passes["fake"].generated.stats.items():
                     samples.setdefault(f"G/{key}", []).append(value.detach().float())
             if total is not None and total.requires_grad:
-                (total * self.scale).backward()
+                (total * (self.scale if phase.main else 1.0)).backward()
         return self._sums(samples), gather
 
     @staticmethod

@@ -23,7 +23,7 @@ PREVIEW_BYTES = 10_000_000                   # of all previews; as base64 a thir
 _MAIN = {
     "D's logits": {"d/logits_real": "reals", "d/heldout_logits/logits": "held-out reals", "d/logits_fake": "fakes, D's step",
                    "g/logits_fake": "fakes, G's step"},
-    "Adaptive augmentation": {"d/ada_controller/p": "p", "d/ada_controller/sign": "r_t"},
+    "Adaptive augmentation": {"d/ada_controller/p": "p", "d/ada_controller/r": "r, the overfitting heuristic"},
     "Losses": {"d/loss": "D", "g/loss": "G"},
     "Gradient norms": {"d/grad_norm": "D", "g/grad_norm": "G"},
     "Images per second": {"images_per_sec": "images/s"},

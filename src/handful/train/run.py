@@ -26,7 +26,8 @@ from .fit import fit, to_images
 from .log import Log, duration
 from .loop import Trainer
 
-MAY_CHANGE = ("train.kimg", "train.micro_batch", "train.precision", "train.compile", "train.guard_kimg", "every.", "evaluate.", "optim_g.",
+ADA = tuple(f"terms.ada_controller.{k}" for k in ("target", "kimg", "interval", "max_p"))
+MAY_CHANGE = (*ADA, "train.kimg", "train.micro_batch", "train.precision", "train.compile", "train.guard_kimg", "every.", "evaluate.", "optim_g.",
               "optim_d.", "data.path", "data.labels", "data.groups", "data.skip_bad", "notes", "handful", "recipe")
 
 COPIES_SEC, COPIES_SHARE = 1e-6, 0.05         # per value of the training images, measured on one CPU core; at most this share of the run's time
@@ -89,7 +90,7 @@ def _start(lines: list[str], recipe: str, out: str | os.PathLike | None, device_
     place = config_module.sections(asked, "data", "train").data
     scanned = data.scan(place.path, labels=place.labels)
     choice = choose.choose(recipe, scanned, device, asked, world)
-    tree = config_module.assign(choice.tree, lines)
+    tree = config_module.assign(choice.tree if init_from is None else _fine_tuning(choice.tree, say), lines)
     if place.holdout:                                     # they are kept out to be looked at
         tree.setdefault("terms", {}).setdefault("heldout_logits", {"use": "heldout_logits"})
     config = config_module.parse(tree)
@@ -238,6 +239,22 @@ def _load(config: Config, say: Callable[[str], None], quiet: bool) -> data.Datas
     for note in dataset.notes:
         say(note)
     return dataset
+
+
+def _fine_tuning(tree: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
+    """A recipe's settings for weights that are trained already, as in StyleGAN2-ADA's release: p moves fast, the average has its full length."""
+    tree = json.loads(json.dumps(tree))
+    said = []
+    controller = tree.get("terms", {}).get("ada_controller")
+    if controller and controller.get("kimg", 500) > 100:
+        controller["kimg"] = 100.0
+        said.append("terms.ada_controller.kimg=100")
+    if tree.get("ema", {}).get("rampup") is not None:
+        tree["ema"]["rampup"] = None
+        said.append("ema.rampup=null")
+    if said:
+        say(f"starting from trained weights: {', '.join(said)}")
+    return tree
 
 
 def _filled_in(config: Config, dataset: data.Dataset) -> Config:
