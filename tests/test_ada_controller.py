@@ -243,7 +243,8 @@ def test_no_class_is_lost_to_the_held_out_images():
         assert set(train.labels.tolist()) == {0, 1, 2} and len(train) + len(out) == 36
 
 
-@pytest.mark.parametrize("settings, why", [({"interval": 0}, "interval=0: give a number of 1 or more"), ({"kimg": 0}, "kimg=0"), ({"max_p": -1}, "max_p=-1")])
+@pytest.mark.parametrize("settings, why", [({"interval": 0}, "interval=0: give a number of 1 or more"), ({"kimg": 0}, "kimg=0"),
+                                           ({"max_p": -1}, "max_p=-1")])
 def test_controllers_that_make_no_sense(settings, why):
     from handful.errors import UsageError
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..data import Dataset
 from ..errors import UsageError
 from ..infer.model import Model, pick_device
 from . import _sets
@@ -37,6 +38,7 @@ def evaluate(
     progress: Progress | None = None,
     say: Callable[[str], None] | None = None,
     together: bool = True,
+    heldout: Dataset | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Scores a model, or pictures, against real ones: {metric: {"value", "protocol", "count_real", "count_fake", "resize",
     "extractor", "extractor_digest", and what it has besides: "stderr", "bias", "note"}}, keyed as asked.
@@ -49,7 +51,8 @@ def evaluate(
     a random real. extractor, resize: instead of the metric's own ("inception", "official"). cache: keep statistics of the reals.
     memory_mb: for blocks of a matrix between all images. progress: called with (stage, done, total, seconds left or None). say:
     gets notes, line by line. together: divide the work among all processes of torch.distributed, where it runs; all must call this
-    then, and all get the result.
+    then, and all get the result. heldout: with `data` a Dataset that the
+    model was trained on, the images that it was not: what metrics of unseen reals (..._test) take.
 
     Raises UsageError for unknown names; HandfulError, in one line, for absent weights, too few images, files that can't be read.
     """
@@ -63,7 +66,7 @@ def evaluate(
     clock = Clock(progress if progress and world.rank == 0 else None)
     session = Session(wanted, samples, on, batch or (64 if on.type == "cuda" else 16), world, clock, cache, memory_mb)
     with ExitStack() as stack:
-        session.open(model, data, res, truncation, skip_bad, say or (lambda line: None), stack)
+        session.open(model, data, res, truncation, skip_bad, say or (lambda line: None), stack, heldout)
         session.plan(extractor, resize)
         session.look()
         return {name: session.score(name) for name in wanted}

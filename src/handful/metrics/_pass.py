@@ -119,6 +119,8 @@ def look(pictures: Pictures, wanted: dict[str, Wanted], networks: dict[str, nn.M
     done = 0
     progress(0, len(share))
     for places, images in pictures.batches(share, batch):
+        if not len(places):                                  # fewer pictures than processes
+            continue
         for name, w in wanted.items():
             if int(places.min()) < w.count:
                 seen[name].take(places, networks[name](images), networks[name], share.start)

@@ -64,7 +64,7 @@ class Session:
     notes: dict[str, str] = field(default_factory=dict)
     shared: dict[Any, Any] = field(default_factory=dict)                             # see Resources
 
-    def open(self, model, data, res, truncation, skip_bad, say, stack: ExitStack) -> None:
+    def open(self, model, data, res, truncation, skip_bad, say, stack: ExitStack, heldout: Dataset | None = None) -> None:
         """Finds the fakes and, for each kind of reals that is wanted, the reals."""
         if isinstance(model, str | os.PathLike) and _sets.is_model(model):
             model = load(model, self.device)
@@ -74,6 +74,7 @@ class Session:
                 raise UsageError("--res is for two folders; with a model the images are prepared at its own size")
             self.model = model
             sets = _sets.beside_model(model, data, {m.reals for m in self.metrics.values()}, skip_bad, reading, say)
+            sets |= {"test": heldout} if heldout is not None else {}
             self.fakes = Drawn(model, sets["all"], truncation)
         else:
             self.fakes, whole = (_sets.opened(given, res, skip_bad, stack, reading) for given in (model, data))

@@ -95,11 +95,10 @@ class PPL(Metric):
         return tuple(generator.synthesise(ws, noise) for ws in ways)
 
     def _prepared(self, image: Tensor) -> Tensor:
-        image = image.float()
+        image, factor = image.float(), image.shape[2] // 256
         if self.crop:
             c = image.shape[2] // 8
             image = image[:, :, 3 * c:7 * c, 2 * c:6 * c]
-        factor = image.shape[2] // 256
         return F.avg_pool2d(image, factor) if factor > 1 else image
 
 

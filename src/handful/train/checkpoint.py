@@ -40,6 +40,10 @@ def index(folder: Path) -> dict[str, Any]:
     return nothing | found if isinstance(found, dict) else nothing
 
 
+def forget_best(folder: Path) -> None:
+    write_text(folder / "checkpoints" / "index.json", json.dumps(index(folder) | {"best": None, "metric": None, "value": None}))
+
+
 def mark_best(folder: Path, path: Path, metric: str, value: float) -> None:
     write_text(folder / "checkpoints" / "index.json", json.dumps(index(folder) | {"best": path.name, "metric": metric, "value": value}))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ import torch
 
 from ..config import Config
 from ..errors import HandfulError
-from ..features import available
+from ..features import LPIPS, available
 from ..features.extractor import extractor
+from ..files import in_shell
 from ..infer.model import Model
 from ..metrics import evaluate
 from ..metrics._protocols import resolve
@@ -31,11 +32,14 @@ def planned(config: Config) -> tuple[list[str], str]:
     asked = config.evaluate.metrics
     names = ["kid" if config.data.count < FEW else "fid"] if asked is None else asked
     found = {name: resolve(name) for name in names}
-    missing = sorted({m.extractor for m in found.values() if not m.alone and not available(m.extractor)})
+    unseen = [name for name, m in found.items() if m.reals == "test"]
+    if unseen and not config.data.holdout:
+        raise HandfulError(f"evaluate.metrics: {unseen[0]} is about images that D doesn't train on; keep some out (--set data.holdout=0.1)")
+    best = config.evaluate.best
+    if names and best is not None and best not in names:
+        raise HandfulError(f"evaluate.best={best}: it isn't among evaluate.metrics ({', '.join(names)}); add it there")
+    missing = [network for m in found.values() for network in _networks(m) if not available(network)]
     if not missing:
-        best = config.evaluate.best
-        if best is not None and best not in names:
-            raise HandfulError(f"evaluate.best={best}: it isn't among evaluate.metrics ({', '.join(names)}); add it there")
         return names, ""
     get = f"handful weights get {missing[0]}"
     if asked is None:
@@ -43,100 +47,147 @@ def planned(config: Config) -> tuple[list[str], str]:
     raise HandfulError(f"evaluate.metrics={','.join(names)}: the network '{missing[0]}' isn't here; {get}, or --set evaluate.metrics=[]")
 
 
-class Evaluation:
-    """Decides when to score, scores, and remembers the best. Every process calls it; only the first decides and writes."""
+def _networks(metric) -> list[str]:
+    """The weights that a metric needs, by entry."""
+    if metric.alone:
+        return ["lpips"]
+    return [metric.extractor, *(["inception_logits"] if metric.takes[1] == "splits" else [])]
 
-    def __init__(self, trainer, folder: Path, log) -> None:
-        self.trainer, self.folder, self.log, self.config = trainer, folder, log, trainer.config
+
+class Stopped(Exception):
+    """The user asked to stop while the pictures were looked at."""
+
+
+class Evaluation:
+    """Decides when to score, scores, and remembers the best. Every process calls it; only the first decides and writes.
+
+    asked: whether the user wants to stop. Time spent counts over all sessions of the run (`trainer.scored_sec`).
+    """
+
+    def __init__(self, trainer, folder: Path, log, asked: Callable[[], bool] = lambda: False) -> None:
+        self.trainer, self.folder, self.log, self.config, self.asked = trainer, folder, log, trainer.config, asked
         self.names, line = planned(self.config)
-        if line and trainer.images_seen == 0:
-            log.say(line, 0)
+        if line:
+            log.say(line, trainer.images_seen)
         self.metrics = {name: resolve(name) for name in self.names}
         self.samples = self.config.evaluate.samples or min(max(len(trainer.dataset), LEAST), MOST)
         self.every_kimg = self.config.evaluate.every_kimg or self.config.every.checkpoint_kimg
-        self.spent = self.last = 0.0                      # seconds: of all evaluations of this session, of the latest
-        self.skipped, self.value = 0, math.nan
-        self._worse = sum(1 for _ in self._rises())
+        self.last, self.value, self.said = 0.0, math.nan, False          # last: seconds of the latest
+        self._worse = 0
+        if not self.names:
+            self._give_up()
 
     @property
     def chooser(self) -> str | None:
         """The metric that chooses the best checkpoint."""
         return self.config.evaluate.best or (self.names[0] if self.names else None)
 
-    def affordable(self, sec: float) -> bool:
-        """Whether one more evaluation keeps within the budget: a share of the time that the run has taken so far. It costs what the last one did,
-        the first what a few batches let expect."""
+    def affordable(self, sec: float, last: bool) -> bool:
+        """Whether one more evaluation keeps within the budget, a share of the `sec` that the run has taken so far; `last`: the run is done.
+
+        Before the end there must be room for the one at the end too. It costs what the last one did, the first what a few batches let expect.
+        """
         if not self.names:
             return False
         self.last = self.last or self._expected()
-        fits = self.spent + self.last <= self.config.evaluate.budget * sec
+        budget = self.config.evaluate.budget
+        fits = self.trainer.scored_sec + self.last * (1 if last else 2) <= budget * sec
         fits = bool(reduce.from_first(fits, self.trainer.world))
-        if not fits:
-            self.skipped += 1
-            if self.skipped == 1:
-                self.log.say(f"scores are thinned out: one takes {duration(self.last)}, and they may take {self.config.evaluate.budget:.0%} of the "
-                             f"run's time (evaluate.budget)", self.trainer.images_seen)
+        if last and not fits and not self._best_so_far():
+            self.log.say(f"no scores in so short a run: handful evaluate {in_shell(self.folder)} {in_shell(self.config.data.path)} takes about "
+                         f"{duration(self.last)}", self.trainer.images_seen)
+        elif not fits and not self.said:
+            self.said = True
+            self.log.say(f"scores take about {duration(self.last)} each and {budget:.0%} of the run's time at most (evaluate.budget): not at every "
+                         f"checkpoint, the first after {duration(2 * self.last / budget)} or at the end", self.trainer.images_seen)
         return fits
 
     def score(self, model) -> bool:
-        """Scores the averaged generator; True where it is the best so far."""
-        images, started = self.trainer.images_seen, time.perf_counter()
+        """Scores the averaged generator; True where it is the best so far. Raises Stopped."""
+        trainer = self.trainer
+        images, started = trainer.images_seen, time.perf_counter()
         try:
-            found = evaluate(model, self.trainer.dataset, self.names, self.samples, device=self.trainer.device, progress=self._progress)
-        except HandfulError as error:                     # never lose a run over a score
-            self.log.say(f"no scores at {images} images: {error}", images)
+            found = evaluate(model, trainer.dataset, self.names, self.samples, heldout=trainer.heldout, device=trainer.device,
+                             progress=self._progress)
+        except Stopped:
+            raise
+        except Exception as error:                        # never lose a run over a score; several processes must fail together
+            if trainer.world > 1 and not isinstance(error, HandfulError):
+                raise
+            self.log.say(f"no scores from {images} images on: {str(error).splitlines()[0] if str(error) else type(error).__name__}", images)
             self.names = []
+            self._give_up()
             return False
         self.last = time.perf_counter() - started
-        self.spent += self.last
-        best = self._best()
+        trainer.scored_sec += self.last
+        lower = self.metrics[self.chooser].better == "lower"
+        before = self._best_so_far()
         for name, result in found.items():
             self.log.score(images, name, result)
         value = self.value = found[self.chooser]["value"]
-        better = math.isfinite(value) and (best is None or (value < best if self.metrics[self.chooser].better == "lower" else value > best))
+        if not math.isfinite(value):
+            return False
+        # Within the standard error of the best it is as good, and the later one is taken.
+        slack = found[self.chooser].get("stderr", 0.0)
+        better = before is None or (value <= before + slack if lower else value >= before - slack)
         self._worse = 0 if better else self._worse + 1
         if self._worse == RISES:
-            self.log.say(f"{self.chooser} has not got better for {RISES} evaluations: D may be overfitting; the best pictures so far are kept in "
-                         f"model.safetensors. More images, stronger augmentation (--set augment=ada with terms.ada_controller) or an earlier end "
-                         f"help", images)
+            self.log.say(f"{self.chooser} was worse than its best in {RISES} evaluations in a row: D may be overfitting; model.safetensors keeps the "
+                         f"best. More images, adaptive augmentation (a new run with a stylegan2 recipe) or an earlier end help", images)
         return better
 
     def _expected(self) -> float:
         """Seconds that an evaluation takes, from a batch through the generator and through each network."""
         trainer, batch = self.trainer, 16
         model = Model(trainer.nets.G_ema, self.config)
-        images = torch.from_numpy(model.sample(range(batch))).permute(0, 3, 1, 2)
-        started = time.perf_counter()
-        model.sample(range(batch))
-        sec = (time.perf_counter() - started) * self.samples
-        for name in {m.extractor for m in self.metrics.values() if not m.alone}:
-            network = extractor(name, trainer.device)
-            started = time.perf_counter()
-            network(images.to(trainer.device))
-            sec += (time.perf_counter() - started) * (self.samples + len(trainer.dataset))
-        return sec / batch
+        images = torch.from_numpy(model.sample(range(batch))).permute(0, 3, 1, 2).to(trainer.device)
+        made, sec = _sec(lambda: model.sample(range(batch))) / batch, 0.0
+        for m in self.metrics.values():
+            samples = m.samples or (2 * self.samples if m.alone else self.samples)
+            if m.alone:
+                network = LPIPS.load(device=trainer.device)
+                x = images[:2].float() / 127.5 - 1
+                seen = _sec(lambda: network(x, x.flip(0))) / 2                                                  # noqa: B023
+            else:
+                network = extractor(m.extractor, trainer.device)
+                seen = _sec(lambda: network(images)) / batch                                                    # noqa: B023
+            sec = max(sec, samples * (made + seen) + len(trainer.dataset) * seen)          # one pass serves most of them
+        return sec
 
     def _progress(self, stage: str, done: int, total: int, left: float | None) -> None:
+        if self.asked() and self.trainer.world == 1:
+            raise Stopped
         self.log.stage(f"{stage} {done}/{total}" + ("" if left is None else f", {duration(left)} left"))
 
-    def _best(self) -> float | None:
-        index = checkpoint.index(self.folder)
-        return index.get("value") if index.get("metric") == self.chooser else None
+    def _best_so_far(self) -> float | None:
+        """The best value of the chooser in this run's file of scores."""
+        values = [m["value"] for m in read(self.folder / "metrics.jsonl")
+                  if m.get("metric") == self.chooser and isinstance(m.get("value"), int | float)]
+        return (min if self.metrics[self.chooser].better == "lower" else max)(values) if values else None
 
-    def _rises(self):
-        """The evaluations of earlier sessions since the best."""
-        best = checkpoint.index(self.folder).get("best")
-        at = int(Path(best).stem) if best else math.inf
-        return (m for m in read(self.folder / "metrics.jsonl") if m.get("metric") == self.chooser and m.get("images", 0) > at)
+    def _give_up(self) -> None:
+        """Without scores the model is the last, not one that was the best once."""
+        if self.trainer.rank == 0 and checkpoint.index(self.folder)["best"] is not None:
+            checkpoint.forget_best(self.folder)
+            self.log.say("without scores model.safetensors follows the last checkpoint again", self.trainer.images_seen)
 
 
-def overfitting(logged: Mapping[str, float]) -> str:
-    """What a stretch of the log says about D's overfitting, "" when nothing: held-out reals judged like fakes, or all training images known."""
+def _sec(run: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
+
+
+def overfitting(logged: Mapping[str, float]) -> str | None:
+    """What a stretch of the log says about D's overfitting: held-out reals judged like fakes, or all training images known; "" it doesn't, None
+    it can't be told from this stretch."""
     train, held, fake = (logged.get(k, math.nan) for k in ("d/logits_real", "d/heldout_logits/logits", "d/logits_fake"))
-    if train - fake > 0 and (train - held) / (train - fake) > OVERFIT_LOGITS:
-        return (f"D overfits: it judges held-out images ({held:.2f}) nearly as it judges fakes ({fake:.2f}), training images at {train:.2f}")
     if logged.get("d/ada_controller/sign", 0.0) > 0.95 and logged.get("d/ada_controller/p", 0.0) > 0.05:
         return "D overfits: r_t is above 0.95, it knows nearly every training image"
+    if not all(map(math.isfinite, (train, held, fake))):
+        return None
+    if train - fake > 0 and (train - held) / (train - fake) > OVERFIT_LOGITS:
+        return f"D overfits: it judges held-out images ({held:.2f}) nearly as it judges fakes ({fake:.2f}), training images at {train:.2f}"
     return ""
 
 
@@ -150,10 +201,12 @@ class Alarm:
 
     def look(self, logged: Mapping[str, Any]) -> str:
         found = overfitting(logged)
+        if found is None:
+            return ""
         self.row = self.row + 1 if found else 0
         if self.row != self.PATIENCE:
             return ""
-        adaptive = "d/ada_controller/p" in logged
-        remedy = ("let p move faster (terms.ada_controller.kimg) or take a smaller discriminator" if adaptive else
-                  "augment adaptively (--recipe with ada, or --set augment=ada --set terms.ada_controller.kimg=100)")
+        remedy = ("go on with a faster controller (--resume RUN --set terms.ada_controller.kimg=..., fewer than now)"
+                  if "d/ada_controller/p" in logged else "take adaptive augmentation in a new run (a stylegan2 recipe, or --set augment=ada "
+                  "--set terms.ada_controller.kimg=100)")
         return f"{found}; {remedy}, add images, or stop here: earlier checkpoints may be better"

@@ -17,7 +17,7 @@ from ..files import load_checkpoint
 from ..infer.grid import grid, save_image
 from ..infer.model import Model
 from . import checkpoint, ema
-from .evaluation import Alarm, Evaluation
+from .evaluation import Alarm, Evaluation, Stopped
 from .log import Log
 from .loop import Trainer
 
@@ -46,8 +46,8 @@ def fit(trainer: Trainer, folder: Path, log: Log, *, sec_before: float = 0.0) ->
     tick, tick_images = started, trainer.images_seen
     patience = to_images(min(config.train.guard_kimg, config.train.kimg / 10))
     rolled_back, good = 0, trainer.images_seen            # good: until here the numbers were sound
-    evaluation, alarm = Evaluation(trainer, folder, log), Alarm()
     with _signals() as stop:
+        evaluation, alarm = Evaluation(trainer, folder, log, lambda: stop.asked), Alarm()
         if first and trainer.images_seen == 0:
             _preview(trainer, folder)
             _save(trainer, folder, 0.0)                   # so that a roll-back always has where to go
@@ -61,7 +61,7 @@ def fit(trainer: Trainer, folder: Path, log: Log, *, sec_before: float = 0.0) ->
             done = now >= total
             halt = done or _agreed(stop.asked, trainer)
             sec = sec_before + time.perf_counter() - started
-            scoring = (done or _due(before, now, evaluation.every_kimg)) and evaluation.affordable(sec)
+            scoring = (done or _due(before, now, evaluation.every_kimg)) and evaluation.affordable(sec, done)
             saving = _due(before, now, config.every.checkpoint_kimg) or scoring
             if _due(before, now, config.every.log_kimg) or saving or halt:        # nothing is saved unlooked at
                 values = trainer.take_log()
@@ -84,7 +84,12 @@ def fit(trainer: Trainer, folder: Path, log: Log, *, sec_before: float = 0.0) ->
             if first and (saving and good == now or halt):
                 _save(trainer, folder, sec)
             if scoring and good == now:
-                _score(trainer, folder, evaluation)
+                try:
+                    _score(trainer, folder, evaluation)
+                except Stopped:                           # everything is saved already
+                    return done
+                if first and done:
+                    _save(trainer, folder, sec_before + time.perf_counter() - started)     # with the time that the scores took
                 tick = time.perf_counter()
             if halt:
                 return done

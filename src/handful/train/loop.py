@@ -58,6 +58,7 @@ class Trainer:
             "d": optim.build("d", self.nets.D, self.terms, config.optim_d, self.plan)}
         self.scale = FP16_LOSS_SCALE if precision == "fp16" else 1.0
         self.images_seen = self.iteration = 0
+        self.scored_sec = 0.0                             # spent on scores, in all sessions
         self.detours = 0                                  # roll-backs so far: each goes on with other latents and augmentations
         # Said aloud by whoever runs the loop.
         self.notes = [n for part in (self.nets.augment, *self.terms.values()) for n in getattr(part, "notes", ())]
@@ -427,7 +428,8 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         n = self.nets
-        progress = {"images_seen": self.images_seen, "iteration": self.iteration, "detours": self.detours}
+        progress = {"images_seen": self.images_seen, "iteration": self.iteration, "detours": self.detours,
+                    "scored_sec": self.scored_sec}
         return {"progress": progress, "G": n.G.state_dict(), "D": n.D.state_dict(),
                 "G_ema": n.G_ema.state_dict(), "augment": n.augment.state_dict(), "terms": self.terms.state_dict(),
                 "optim_g": self.optim["g"].state_dict(), "optim_d": self.optim["d"].state_dict()}
@@ -443,3 +445,4 @@ class Trainer:
                 group.update({k: v for k, v in now.items() if k != "params"})      # settings are the configuration's, moments the file's
         self.images_seen, self.iteration = state["progress"]["images_seen"], state["progress"]["iteration"]
         self.detours = state["progress"].get("detours", 0)
+        self.scored_sec = state["progress"].get("scored_sec", 0.0)

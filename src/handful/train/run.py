@@ -165,11 +165,15 @@ def _run(trainer: Trainer, folder: Path, sec: float, report: bool, quiet: bool, 
     total = to_images(trainer.config.train.kimg)
     log = Log(folder, total_images=total, start_images=trainer.images_seen, quiet=quiet or trainer.rank > 0,
               tensorboard=trainer.config.every.tensorboard, machine=choose.machine(trainer.device)) if trainer.rank == 0 else _Silent()
-    started = time.perf_counter()
+    started, before = time.perf_counter(), trainer.images_seen
     with log:
         finished = fit(trainer, folder, log, sec_before=sec)
-        if finished and trainer.rank == 0:
+        if finished and trainer.rank == 0 and trainer.images_seen > before:
             _look_for_copies(trainer, folder, log, sec + time.perf_counter() - started, say)
+    found = checkpoint.index(folder) if trainer.rank == 0 else {}
+    if found.get("best") not in (None, found.get("last")):
+        say(f"model.safetensors is the best by {found['metric']} ({found['value']:.4g}), after {int(Path(found['best']).stem)} of "
+            f"{trainer.images_seen} images")
     if trainer.rank == 0 and report:
         from .report import write_report
 
@@ -190,7 +194,7 @@ def _look_for_copies(trainer: Trainer, folder: Path, log: Log, sec: float, say: 
     show = lambda stage, done, total: log.stage(f"{stage} {done}/{total}")                                   # noqa: E731
     try:
         figures = write(folder, load(folder, trainer.device), trainer.dataset, trainer.heldout, progress=show)
-    except HandfulError as error:                         # never lose a run over it
+    except Exception as error:                            # never lose a run over it
         log.say(f"not looked for copies of training images: {error}")
     else:
         say(f"nearest training images, by pixels: {figures['sentence']}")
