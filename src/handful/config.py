@@ -33,6 +33,7 @@ UseField = Annotated[Use, BeforeValidator(_to_use), PlainSerializer(lambda u: {"
 
 Side = Annotated[int, Field(ge=4)]                            # pixels
 Sides = Annotated[Side | tuple[Side, Side], AfterValidator(lambda r: r[0] if isinstance(r, tuple) and r[0] == r[1] else r)]
+Names = Annotated[list[str], BeforeValidator(lambda v: [n.strip() for n in v.split(",")] if isinstance(v, str) and v else v)]   # or "kid,fid"
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -114,7 +115,7 @@ class Periodic(Section):
 class Evaluate(Section):
     """Scores during the run, and the checkpoint that they choose."""
 
-    metrics: list[str] | None = Field(None, description="none: kid below 5000 images, else fid, where the network's weights are; []: no scores")
+    metrics: Names | None = Field(None, description="none: kid below 5000 images, else fid, where the network's weights are; []: no scores")
     every_kimg: float | None = Field(None, gt=0, description="none: with every checkpoint")
     samples: int | None = Field(None, ge=2, description="none: as many as there are images, from 1000 to 5000")
     budget: float = Field(0.1, gt=0, le=1, description="at most this share of the run's time; beyond it evaluations are left out")

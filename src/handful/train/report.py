@@ -164,8 +164,10 @@ def metric_table(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for name in _metric_names(metrics):
         mine = [m for m in metrics if m["metric"] == name and isinstance(m.get("value"), int | float)]
         if mine:
-            protocol = mine[-1].get("protocol") or ""
-            rows.append({"name": name, "value": _chart.short(mine[-1]["value"]), "images": mine[-1].get("images"),
+            last = mine[-1]
+            protocol = last.get("protocol") or ""
+            error = f" ± {_chart.short(last['stderr'])}" if isinstance(last.get("stderr"), int | float) else ""
+            rows.append({"name": name, "value": _chart.short(last["value"]) + error, "images": last.get("images"), "note": last.get("note") or "",
                          "all": [(m.get("images"), _chart.short(m["value"])) for m in mine],
                          "protocol": protocol if isinstance(protocol, str) else _json(protocol)})
     return rows
