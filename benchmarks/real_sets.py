@@ -3,8 +3,8 @@
     python benchmarks/real_sets.py FOLDER [--count 1000] [--threads 2] [--record DEVICE]
 
 FOLDER holds cifar10-test.zip, cifar10-train-20pct.zip, cat-faces-270.zip and panda-faces-100.zip. Each picture is shown to Inception once; all
-figures are computed from those features, the first --count pictures of a random order of each set. A person would put the altered copies in the
-order in which they stand.
+figures are computed from those features, the first --count pictures of a random order of each set. Of each kind of alteration the stronger one
+scores worse, as a person would say; across kinds Inception sees otherwise than people do: faint noise counts for more than a slight blur.
 """
 
 from __future__ import annotations

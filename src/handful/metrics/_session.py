@@ -164,7 +164,8 @@ class Session:
         found = m.compute(real, self.seen["fakes", m.extractor].stats(m.takes[1], n_fake), resources, self._key(name))
         note = "; ".join(filter(None, [found.pop("note", ""), self.notes.get(name, "")]))
         about = {"better": m.better, "protocol": f"{m.words(n_real, n_fake)}; {network.name}, {network.resize}",
-                 "count_real": n_real if m.takes[0] else 0, "count_fake": n_fake, **({"model_images_seen": self.model.images_seen} if self.model else {}),
+                 "count_real": n_real if m.takes[0] else 0, "count_fake": n_fake,
+                 **({"model_images_seen": self.model.images_seen} if self.model else {}),
                  "resize": network.resize, "extractor": network.name, "extractor_digest": network.digest}
         return {**found, **about, **({"note": note} if note else {})}
 
