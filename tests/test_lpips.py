@@ -210,3 +210,9 @@ def test_real_pictures_in_the_order_a_person_expects():
     for worse_and_worse in (noised, blurred):
         assert all((a < b).all() for a, b in zip(worse_and_worse, worse_and_worse[1:]))
     assert (distance(x.roll(1, 0)) > blurred[0]).all()  # another panda is further off than a soft one
+
+
+def test_a_network_made_under_inference_mode_runs():
+    with torch.inference_mode():
+        a, b = torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64)
+        assert torch.isfinite(LPIPS("vgg16")(a, b)).all()

@@ -147,7 +147,8 @@ class _Conv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.wide and x.device.type == "cpu" and x.dtype == self.weight.dtype and not torch.is_autocast_enabled("cpu"):
-            made_of = (self.weight.data_ptr(), self.weight._version, x.dtype)
+            version = None if self.weight.is_inference() else self.weight._version     # made under inference_mode: never changed
+            made_of = (self.weight.data_ptr(), version, x.dtype)
             if self._made_of != made_of:
                 self._transformed, self._made_of = _winograd.transform(self.weight), made_of
             return _winograd.conv3x3(x, self._transformed, self.bias)
