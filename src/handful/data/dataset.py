@@ -51,11 +51,12 @@ class Dataset:
             held = torch.zeros(len(self), dtype=torch.bool)
             held[torch.randperm(len(self), generator=generator)[:n]] = True
             self._keep_every_class(held)
-            return self._of((~held).nonzero()[:, 0]), self._of(held.nonzero()[:, 0])
-        held = whole_groups(self.groups, n, generator)
+        else:
+            held = whole_groups(self.groups, n, generator)
         train, heldout = self._of((~held).nonzero()[:, 0]), self._of(held.nonzero()[:, 0])
-        few, many = len(heldout.groups.unique()), len(self.groups.unique())
-        heldout.notes = [f"held out: {len(heldout)} of {len(self)} images ({few} of {many} groups, whole; {n} were wanted)"]
+        if self.groups is not None:
+            few, many = len(heldout.groups.unique()), len(self.groups.unique())
+            heldout.notes = [f"held out: {len(heldout)} of {len(self)} images ({few} of {many} groups, whole; {n} were wanted)"]
         return train, heldout
 
     def _keep_every_class(self, held: Tensor) -> None:

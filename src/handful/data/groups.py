@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import re
 from collections.abc import Iterable
@@ -12,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from handful.data.labels import HEADINGS, natural
+from handful.data.labels import natural, two_columns
 from handful.data.problems import count, show
 from handful.data.sources import Source
 from handful.errors import HandfulError, UsageError
@@ -88,20 +86,11 @@ def _from_table(source: Source, file: Path) -> dict[str, str]:
         raise UsageError(f"data.groups={file}: there is no such file; give a CSV file (file,group) or a regular expression") from None
     except (OSError, UnicodeDecodeError) as error:
         raise HandfulError(f"can't read the groups '{file}' ({error}); save it as a CSV file in UTF-8") from None
-    first, known, texts = text.split("\n", 1)[0], set(source.names), {}
-    for line, row in enumerate(csv.reader(io.StringIO(text), delimiter=max(",;\t", key=first.count)), start=1):
-        cells = [cell.strip() for cell in row]
-        if not any(cells) or line == 1 and cells[0].lower() in HEADINGS and cells[0] not in known:
-            continue
-        if len(cells) < 2 or not cells[0] or not cells[1]:
-            raise HandfulError(f"'{file}' line {line}: needs a file and a group, as in: scans/1.png,patient7")
-        name = cells[0].replace("\\", "/").removeprefix("./")
-        if texts.setdefault(name, cells[1]) != cells[1]:
-            raise HandfulError(f"'{file}' line {line}: '{show(name)}' is in '{cells[1]}' here and in '{texts[name]}' before; leave one")
+    texts = two_columns(text, source, file, "a group, as in: scans/1.png,patient7", within="in ")
     faults = []
     if without := [name for name in source.names if name not in texts]:
         faults.append(f"{count(len(without), 'image')} without a group ({_some(without)})")
-    if strangers := sorted(texts.keys() - known - {problem.name for problem in source.problems}):
+    if strangers := sorted(texts.keys() - set(source.names) - {problem.name for problem in source.problems}):
         faults.append(f"{count(len(strangers), 'name')} not in '{source.path}' ({_some(strangers)})")
     if faults:
         raise HandfulError(f"groups in '{file}': {' and '.join(faults)}; names are relative to DATA, one line for every image")

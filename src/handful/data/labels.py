@@ -139,22 +139,29 @@ def _from_csv(source: Source, file: str) -> Labels:
         text = Path(file).expanduser().read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise HandfulError(f"can't read the labels '{file}' ({error}); save it as a CSV file in UTF-8") from None
-    first = text.split("\n", 1)[0]
-    delimiter = max(",;\t", key=first.count)
-    known = set(source.names)
+    texts = two_columns(text, source, file, "a label, as in: cats/1.jpg,tabby")
+    return _numbered(_complete(source, texts, f"'{file}'", strangers_matter=True), f"'{file}'")
+
+
+def two_columns(text: str, source: Source, file: str | os.PathLike, wanted: str, within: str = "") -> dict[str, str]:
+    """The second column by the name in the first, of a table parted by commas, semicolons or tabs, with or without a heading.
+
+    wanted, within: words of the errors: `file` needs "a file and WANTED", a name "is WITHIN'a' here and WITHIN'b' before".
+    Raises HandfulError, naming file and line, where a cell is missing or a name has two values.
+    """
+    first, known = text.split("\n", 1)[0], set(source.names)
     texts: dict[str, str] = {}
-    for line, row in enumerate(csv.reader(io.StringIO(text), delimiter=delimiter), start=1):
+    for line, row in enumerate(csv.reader(io.StringIO(text), delimiter=max(",;\t", key=first.count)), start=1):
         cells = [cell.strip() for cell in row]
-        if not any(cells):
-            continue
-        if line == 1 and cells[0].lower() in HEADINGS and cells[0] not in known:
+        if not any(cells) or line == 1 and cells[0].lower() in HEADINGS and cells[0] not in known:
             continue
         if len(cells) < 2 or not cells[0] or not cells[1]:
-            raise HandfulError(f"'{file}' line {line}: needs a file and a label, as in: cats/1.jpg,tabby")
+            raise HandfulError(f"'{file}' line {line}: needs a file and {wanted}")
         name = cells[0].replace("\\", "/").removeprefix("./")
         if texts.setdefault(name, cells[1]) != cells[1]:
-            raise HandfulError(f"'{file}' line {line}: '{show(name)}' is '{cells[1]}' here and '{texts[name]}' before; leave one")
-    return _numbered(_complete(source, texts, f"'{file}'", strangers_matter=True), f"'{file}'")
+            twice = f"is {within}'{cells[1]}' here and {within}'{texts[name]}' before"
+            raise HandfulError(f"'{file}' line {line}: '{show(name)}' {twice}; leave one")
+    return texts
 
 
 def _complete(source: Source, given: dict, origin: str, strangers_matter: bool) -> dict:
