@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastgan_ops import least
 from handful.ops.conv import conv2d, conv2d_down, conv2d_up
 from handful.ops.memory import keep_freed_memory
 from handful.ops.upfirdn import downsample2d, upsample2d
@@ -26,23 +26,6 @@ from ledger import record
 
 CONFIGS = {32: (32, 1.0), 64: (8, 0.5), 128: (8, 0.5), 256: (4, 0.5)}           # resolution -> batch, fmaps
 ORDERS = ("forward", "gradients", "second order")
-
-
-def now(device: torch.device) -> float:
-    if device.type != "cuda":
-        return time.process_time()
-    torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def least(work: Callable[[], object], device: torch.device, repeats: int) -> float:
-    work()
-    best = float("inf")
-    for _ in range(repeats):
-        start = now(device)
-        work()
-        best = min(best, now(device) - start)
-    return best
 
 
 def layers(resolution: int, fmaps: float) -> list[tuple[str, Callable, int, int, int, int]]:

@@ -6,6 +6,11 @@ import pytest
 import torch
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _on_one_thread():
+    torch.set_num_threads(1)                             # before the fixtures that a whole module shares
+
+
 @pytest.fixture(autouse=True)
 def _in_an_empty_folder(tmp_path_factory, monkeypatch):
     monkeypatch.chdir(tmp_path_factory.mktemp("cwd"))

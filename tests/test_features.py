@@ -33,14 +33,6 @@ CLASSES = {"inception": Inception, "vgg16": VGG16, "dinov2": DINOv2, "efficientn
 cached = pytest.mark.skipif(not available("efficientnet"), reason="the pretrained weights are absent: handful weights get efficientnet")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def made_up():
     torch.manual_seed(0)

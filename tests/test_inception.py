@@ -27,14 +27,6 @@ TORCHSCRIPT = os.environ.get("HANDFUL_FID_TORCHSCRIPT", "")
 cached = pytest.mark.skipif(not available("inception"), reason="the pretrained weights are absent: handful weights get inception")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def made_up():
     torch.manual_seed(0)

@@ -18,14 +18,6 @@ from handful.features import LPIPS, _winograd, available
 PANDAS = Path(__file__).parents[1].parent / "shared" / "data" / "panda-faces-100.zip"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def made_up():
     torch.manual_seed(0)
