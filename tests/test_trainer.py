@@ -216,6 +216,18 @@ def test_a_generator_may_make_scales_that_the_discriminator_does_not_take(networ
     assert torch.isfinite(weights(run_steps(trainer, 2))).all() and trainer.take_log()["d/bad_grads"] == 0
 
 
+@pytest.mark.parametrize("joint", [True, False])
+def test_penalties_share_one_backward_through_each_run_of_d(joint, monkeypatch):
+    settings = [f"train.joint={str(joint).lower()}", "terms.r1.gamma=1.0", "terms.r2.gamma=2.0", "terms.r3.use=r1", "terms.r3.at=x_in"]
+    trainer, runs, grad = tiny_trainer(*settings, "terms.r1.at=x_in", "terms.r2.at=x_in"), [], torch.autograd.grad
+    monkeypatch.setattr(torch.autograd, "grad", lambda *args, **kwargs: runs.append(1) or grad(*args, **kwargs))
+    trainer.step()
+    assert len(runs) == (1 if joint else 2)                    # three penalties; one run of D over fakes and reals, or two
+    monkeypatch.undo()
+    apart = run_steps(tiny_trainer(*settings[1:], "terms.r1.at=x_in", "terms.r2.at=x_in"), 1)
+    assert torch.allclose(weights(trainer), weights(apart), rtol=1e-4, atol=1e-5)
+
+
 def test_a_larger_batch_of_g_runs_at_once():
     trainer, seen = tiny_trainer("train.g_batch=16"), []
     trainer.nets.G.register_forward_hook(lambda module, args, out: seen.append(len(out.image)))

@@ -120,6 +120,8 @@ class Evaluate(Section):
     samples: int | None = Field(None, ge=2, description="none: as many as there are images, from 1000 to 5000")
     budget: float = Field(0.1, gt=0, le=1, description="at most this share of the run's time; beyond it evaluations are left out")
     best: str | None = Field(None, description="the metric that chooses model.safetensors; none: the first")
+    statistics: Literal["standing", "batch"] = Field(
+        "standing", description="batch norm while samples are scored: as people's samples have it, or of each batch of samples (BigGAN's papers)")
 
 
 class Config(Section):

@@ -58,12 +58,14 @@ class FeatureInfo:
 class Generator(nn.Module):
     """Base of generators. The constructor's keywords are its configuration; `resolution`, `channels`, `num_classes` are always among them.
 
-    `has_batch_stats`: True where an image depends on the others of its batch in training mode (batch norm).
+    `has_batch_stats`: True where an image depends on the others of its batch in training mode (batch norm). `wants_classes`: made for labelled
+    images; a run on images without labels is refused, though the network itself can be built without classes.
     """
 
     z_dim: int
     num_classes: int
     has_batch_stats: ClassVar[bool] = False
+    wants_classes: ClassVar[bool] = False
 
     def forward(self, z: Tensor, c: Tensor | None = None, *, rng: Rng) -> Generated:
         """z [B,z_dim], c int64 [B] or None; rng feeds noise and style mixing."""
@@ -184,6 +186,7 @@ class Pass:
     meta: Mapping[str, Tensor] = field(default_factory=dict)
     sources: Mapping[str, Tensor] = field(default_factory=dict)      # leaves of further inputs of their own (a fake's extra scales), by name
     asked: str = "needs(...)"
+    beside: list[Pass] = field(default_factory=list, repr=False)      # judged in the same run of D, this one among them: one backward serves all
     _grads: dict[str, tuple[Tensor, ...]] = field(default_factory=dict, repr=False)
 
     def seen_by(self, view: View, asked: str) -> Pass:
@@ -206,7 +209,7 @@ class Pass:
         return _Declared({k: v for k, v in self.judged.features.items() if k in self.view.features}, self._must)
 
     def pixel_grad(self, at: At = "x_in") -> Tensor:
-        """d(sum_i D(x_i))/dx, fp32 [B,C,H,W], with graph; memoised.
+        """d(sum_i D(x_i))/dx, fp32 [B,C,H,W], with graph; memoised. The sum goes over all images of the run of D.
 
         at: "x_in" the augmented image that D saw, "x" the image before augmentation: the vector-Jacobian product of T on the former, so that
         both share D's backward. D(x_i) is the mean of the logits of image i.
@@ -222,20 +225,26 @@ class Pass:
         if at not in self._grads:
             with torch.autocast(self.x.device.type, enabled=False):
                 if at == "x_in":
-                    scores = self.judged.logits.float().flatten(1).mean(1) if self.judged.logits.ndim > 1 else self.judged.logits.float()
-                    inputs = (self.x_in, *(self.extra[k] for k in self.sources))
-                    grads = torch.autograd.grad(scores.sum(), inputs, create_graph=True)
+                    self._differentiate()
                 else:
-                    inner = self._gradients("x_in")
-                    outs = (self.x_in, *(self.extra[k] for k in self.sources))
-                    ins = (self.x, *self.sources.values())
-                    same = [o is i for o, i in zip(outs, ins)]
-                    if all(same):
-                        grads = inner
-                    else:
-                        grads = torch.autograd.grad(outs, ins, inner, create_graph=True)
-            self._grads[at] = tuple(g.float() for g in grads)
+                    inner, ins, outs = self._gradients("x_in"), (self.x, *self.sources.values()), self._inputs()
+                    same = all(o is i for o, i in zip(outs, ins))
+                    grads = inner if same else torch.autograd.grad(outs, ins, inner, create_graph=True)
+                    self._grads[at] = tuple(g.float() for g in grads)
         return self._grads[at]
+
+    def _inputs(self) -> tuple[Tensor, ...]:
+        return self.x_in, *(self.extra[k] for k in self.sources)
+
+    def _differentiate(self) -> None:
+        """One backward through D, for every pass of the run that wants gradients by its pixels."""
+        run = self.beside or [self]
+        wanting = [p for p in run if p.view.pixel_grad] or [self]
+        logits = [p.judged.logits.float() for p in run]
+        scores = sum((v.flatten(1).mean(1) if v.ndim > 1 else v).sum() for v in logits)
+        grads = iter(torch.autograd.grad(scores, [i for p in wanting for i in p._inputs()], create_graph=True))
+        for p in wanting:
+            p._grads["x_in"] = tuple(next(grads).float() for _ in p._inputs())
 
 
 class Nets(Protocol):

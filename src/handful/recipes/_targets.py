@@ -10,6 +10,8 @@ class Target:
     """A cell of a paper's table: where it stands, on what data, how it was measured, and what it cost.
 
     settings: the `--set` lines that turn the recipe into this row. spread: the standard deviation over runs that the paper prints, if any.
+    metric: the name by which `handful evaluate` computes the figure ("fid10k_test"); "" where it can't. source, against: DATA that `handful` knows by
+    name, to train on and to score against; "" where the user must give it, or where samples are scored against the training images.
     """
 
     table: str                # "fastgan/2"
@@ -21,3 +23,6 @@ class Target:
     cost: str
     settings: tuple[str, ...] = ()
     spread: float | None = None
+    metric: str = ""
+    source: str = ""
+    against: str = ""

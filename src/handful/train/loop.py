@@ -283,12 +283,15 @@ class Trainer:
         views = {"real": need.real, "fake": need.fake}
         asked = {"real": adversarial.real, "fake": adversarial.fake}
         rngs = {k: self._rng(at, phase.key, k, "d", batch=batch, slots=slots) for k in ready}
-        if self.config.train.joint and phase.side == "d" and len(ready) == 2:
+        jointly = self.config.train.joint and phase.side == "d" and len(ready) == 2
+        if jointly:
             judged = self._judge_jointly(ready, need.real | need.fake, joined(rngs["fake"], rngs["real"]), frozen=not phase.main)
         else:
             judged = {k: self.nets.forward_d(r["x_in"], r["c"], r["extra"], views[k], frozen=not asked[k], rng=rngs[k])
                       for k, r in ready.items()}
-        passes = {k: Pass(judged=judged[k], view=views[k], **r) for k, r in ready.items()}
+        beside: list[Pass] = []
+        passes = {k: Pass(judged=judged[k], view=views[k], beside=beside if jointly else [], **r) for k, r in ready.items()}
+        beside += passes.values() if jointly else ()
         return passes | ({"heldout": self._heldout(phase, need.heldout, at, batch, slots)} if need.heldout else {})
 
     def _judge_jointly(self, ready: Mapping[str, dict[str, Any]], view: View, rng: Rng, *, frozen: bool) -> dict[str, Judged]:
