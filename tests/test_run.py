@@ -128,6 +128,15 @@ def test_labels_from_folders(tmp_path, capsys):
     assert model.class_names == ["class0", "class1", "class2"]
     assert not np.array_equal(model.sample([1], label="class0"), model.sample([1], label="class2"))
     assert np.array_equal(model.sample([1], label="class2"), model.sample([1], label=2))
+    assert command("generate", "run", "--class", "all", "--seeds", "0-4", "--grid", "--out", "out", "--device", "cpu") == 0
+    sheet, side = np.asarray(Image.open("out/classes_0-4.png")), model.config.data.resolution
+    assert sheet.shape[0] == 3 * (side + 2) - 2 and sheet.shape[1] > 5 * (side + 2) - 2                 # a row for each class, its name before it
+    cell = sheet[2 * (side + 2):, -side:].astype(int)
+    assert np.abs(cell - model.sample([4], label="class2")[0]).max() <= 1
+    capsys.readouterr()
+    assert "--class all makes a sheet" in refused(capsys, "generate", "run", "--class", "all")
+    preview = np.asarray(Image.open(sorted(Path("run/previews").glob("*.jpg"))[-1]))
+    assert preview.shape[1] == 3 * (side + 2) - 2                                                       # a column for each class
     assert command("generate", "run", "--class", "clas2", "--out", "out") == 2
     assert "no class 'clas2'; did you mean 'class2'?" in capsys.readouterr().err
 

@@ -39,6 +39,18 @@ def grid(images: NDArray[np.uint8], columns: int | None = None, pad: int = 2, la
     return np.ascontiguousarray(sheet[: rows * (h + pad) - pad, : columns * (w + pad) - pad])
 
 
+def with_titles(sheet: NDArray[np.uint8], titles: Sequence[str], background: int = 255) -> NDArray[np.uint8]:
+    """A sheet uint8 [H,W,C] of equally high rows with a title left of each: uint8 [H,W',C]. The text is as high as rows of 32 pixels bear."""
+    height, _, c = sheet.shape
+    each = (height + 2) / len(titles)
+    font = ImageFont.load_default(int(min(24, max(9, each / 3))))
+    strip = Image.new("L", (math.ceil(max(map(font.getlength, titles))) + 8, height), background)
+    draw = ImageDraw.Draw(strip)
+    for row, text in enumerate(titles):
+        draw.text((4, (row + 0.5) * each), text, fill=255 - background, font=font, anchor="lm")
+    return np.concatenate([np.repeat(np.asarray(strip)[..., None], c, axis=-1), sheet], axis=1)
+
+
 def near_square(n: int) -> int:
     """Columns for n images: a divisor of n close above its root (8: 4, 12: 4), else the root rounded up (7: 3)."""
     root = math.ceil(math.sqrt(n))

@@ -24,6 +24,7 @@ from .loop import Trainer
 EXPLODED = 1e6                       # a logit or loss beyond this is not coming back
 ROLL_BACKS = 1                       # how often a session may go back
 STOP_EVERY = 10                      # iterations between two looks at the other processes' wish to stop: each costs a wait for the device
+MOST_COLUMNS = 16                    # of a preview
 ECHO_SEC = 1.0                       # a second Ctrl-C within this is the first one, passed on
 
 
@@ -143,8 +144,10 @@ def _roll_back(trainer: Trainer, folder: Path, log: Log, trouble: str, *, again:
 
 @torch.no_grad()
 def _preview(trainer: Trainer, folder: Path) -> None:
-    images = sampler(trainer).sample(range(trainer.config.every.preview_images), batch=trainer.micro_batch)
-    save_image(folder / "previews" / f"{trainer.images_seen:09d}.jpg", grid(images))
+    wanted, classes = trainer.config.every.preview_images, trainer.nets.G.num_classes
+    columns = classes if 1 < classes <= MOST_COLUMNS else None         # seed s shows class s % classes: a column for each
+    images = sampler(trainer).sample(range(-(-wanted // columns) * columns if columns else wanted), batch=trainer.micro_batch)
+    save_image(folder / "previews" / f"{trainer.images_seen:09d}.jpg", grid(images, columns))
 
 
 def sampler(trainer: Trainer) -> Model:
