@@ -125,7 +125,7 @@ def test_spectral_norm_finds_the_largest_singular_value():
 @pytest.mark.parametrize("shape", [(2, 2, 2, 2), (1, 2, 8, 8)])           # the input smaller than the weights, and larger
 def test_spectral_norm_to_second_order(shape):
     torch.manual_seed(0)
-    layer = Conv2d(2, 3, 3, 1, 1, std=1.0).double()
+    layer = Conv2d(2, 3, 3, 1, 1, init=1.0).double()
     layer.eval()                                                          # the iteration is not part of the function
     f = lambda x, w: torch.func.functional_call(layer, {"weight": w}, x)
     x, w = f64(*shape), f64(3, 2, 3, 3, seed=1)

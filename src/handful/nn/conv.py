@@ -1,35 +1,77 @@
-"""Convolutions without bias, weights drawn from N(0, std^2) and spectrally normalised by default."""
+"""Linear layers and convolutions: without bias, weights drawn from N(0, 0.02^2) and spectrally normalised by default."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..ops.conv import conv2d
+from ..ops.poolconv import poolconv
 from ..ops.upconv import upconv
-from .spectral import Norm, Spectral
+from .spectral import EPS, Bias, Norm, Spectral
 
 DCGAN_STD = 0.02        # Radford et al. 2016, section 4
+Init = float | Callable[[Tensor], object]      # weights from N(0, init^2), or what fills them in place (nn.init.orthogonal_)
+
+
+def weights(init: Init, *shape: int) -> Tensor:
+    """A new weight of this shape. Convolutions are [outputs, inputs, k, k]; `nn.init` takes them as matrices [outputs, inputs k k]."""
+    weight = torch.empty(*shape)
+    if callable(init):
+        init(weight)
+        return weight
+    return weight.normal_(0, init)
 
 
 class Conv2d(Spectral):
     """[B,cin,H,W] -> [B,cout,H',W']."""
 
     def __init__(self, cin: int, cout: int, kernel: int, stride: int = 1, padding: int = 0, *, norm: Norm = "spectral",
-                 std: float = DCGAN_STD) -> None:
-        super().__init__(torch.empty(cout, cin, kernel, kernel).normal_(0, std), norm)
+                 init: Init = DCGAN_STD, bias: Bias = "none", eps: float = EPS) -> None:
+        super().__init__(weights(init, cout, cin, kernel, kernel), norm, eps=eps, bias=bias)
         self.stride, self.padding = stride, padding
 
     def forward(self, x: Tensor) -> Tensor:
         x, weight = self.scaled(x)
-        return F.conv2d(x, weight, None, self.stride, self.padding)
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding)
+
+
+class Conv3x3(Spectral):
+    """3x3, padding 1: [B,cin,H,W] -> [B,cout,H',W'], by the fastest operator there is.
+
+    resample: "up" nearest-neighbour upsampling by 2 before it, "down" 2x2 average pooling after it; each is one operator with it.
+    """
+
+    def __init__(self, cin: int, cout: int, *, resample: Literal["up", "down"] | None = None, norm: Norm = "spectral",
+                 init: Init = DCGAN_STD, bias: Bias = "none", eps: float = EPS) -> None:
+        super().__init__(weights(init, cout, cin, 3, 3), norm, eps=eps, bias=bias)
+        self.operator = {None: conv2d, "up": upconv, "down": poolconv}[resample]
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.operator(*self.scaled(x))
+        return y if self.bias is None else y.add_(self.bias.to(y.dtype)[:, None, None])
+
+
+class Linear(Spectral):
+    """[B,cin] -> [B,cout]."""
+
+    def __init__(self, cin: int, cout: int, *, norm: Norm = "spectral", init: Init = DCGAN_STD, bias: Bias = "none", eps: float = EPS) -> None:
+        super().__init__(weights(init, cout, cin), norm, eps=eps, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, weight = self.scaled(x)
+        return F.linear(x, weight, self.bias)
 
 
 class UpConv2d(Spectral):
     """Nearest-neighbour upsampling by 2, then a 3x3 convolution with padding 1: [B,cin,H,W] -> [B,cout,2H,2W]. One operator."""
 
-    def __init__(self, cin: int, cout: int, *, norm: Norm = "spectral", std: float = DCGAN_STD) -> None:
-        super().__init__(torch.empty(cout, cin, 3, 3).normal_(0, std), norm)
+    def __init__(self, cin: int, cout: int, *, norm: Norm = "spectral", init: Init = DCGAN_STD) -> None:
+        super().__init__(weights(init, cout, cin, 3, 3), norm)
 
     def forward(self, x: Tensor) -> Tensor:
         return upconv(*self.scaled(x))
@@ -38,8 +80,8 @@ class UpConv2d(Spectral):
 class ToMap(Spectral):
     """A transposed convolution of a 1x1 map, which is one matrix product: [B,cin] -> [B,cout,side,side]. weight [cin,cout,side,side]."""
 
-    def __init__(self, cin: int, cout: int, side: int = 4, *, norm: Norm = "spectral", std: float = DCGAN_STD) -> None:
-        super().__init__(torch.empty(cin, cout, side, side).normal_(0, std), norm, dim=1)
+    def __init__(self, cin: int, cout: int, side: int = 4, *, norm: Norm = "spectral", init: Init = DCGAN_STD) -> None:
+        super().__init__(weights(init, cin, cout, side, side), norm, dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
         x, weight = self.scaled(x)
@@ -49,8 +91,8 @@ class ToMap(Spectral):
 class ToVector(Spectral):
     """A convolution without padding over a whole map, which is one matrix product: [B,cin,side,side] -> [B,cout]."""
 
-    def __init__(self, cin: int, cout: int, side: int = 1, *, norm: Norm = "spectral", std: float = DCGAN_STD) -> None:
-        super().__init__(torch.empty(cout, cin, side, side).normal_(0, std), norm)
+    def __init__(self, cin: int, cout: int, side: int = 1, *, norm: Norm = "spectral", init: Init = DCGAN_STD) -> None:
+        super().__init__(weights(init, cout, cin, side, side), norm)
 
     def forward(self, x: Tensor) -> Tensor:
         x, weight = self.scaled(x.flatten(1))
@@ -60,8 +102,8 @@ class ToVector(Spectral):
 class Embedding(Spectral):
     """One learned vector per class: int64 [B] -> [B,channels]."""
 
-    def __init__(self, classes: int, channels: int, *, norm: Norm = "spectral", std: float = 1.0) -> None:
-        super().__init__(torch.empty(classes, channels).normal_(0, std), norm)
+    def __init__(self, classes: int, channels: int, *, norm: Norm = "spectral", init: Init = 1.0, eps: float = EPS) -> None:
+        super().__init__(weights(init, classes, channels), norm, eps=eps)
 
     def forward(self, c: Tensor) -> Tensor:
         weight = self.weight if self.u is None else self.weight / self.sigma()

@@ -1,7 +1,7 @@
 """Spectral normalisation (Miyato et al. 2018, eq. 4 and algorithm 1): W / sigma(W), sigma estimated by power iteration.
 
-Same numbers as `torch.nn.utils.spectral_norm`: one iteration in every training forward, none in evaluation, eps 1e-12, gradient through W with
-u and v held constant. Two differences of form: the parameter keeps its name (`weight`, no `_orig`), and 1/sigma multiplies whichever is smaller,
+Same numbers as `torch.nn.utils.spectral_norm`: one iteration in every training forward, none in evaluation, eps 1e-12 (BigGAN's releases: 1e-8,
+1e-6), gradient through W with u and v held constant. Two differences of form: the parameter keeps its name (`weight`, no `_orig`), and 1/sigma multiplies whichever is smaller,
 the weights or the layer's input, which is the same for a linear map and saves most of the cost where a layer has millions of weights.
 """
 
@@ -15,45 +15,49 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Norm = Literal["spectral", "none"]
+Bias = Literal["none", "zeros", "uniform"]
 EPS = 1e-12
 
 
 @torch.library.custom_op("handful::power_iteration", mutates_args=("u", "v"))
-def power_iteration(matrix: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+def power_iteration(matrix: Tensor, u: Tensor, v: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """One power iteration: moves u [outputs] and v [inputs] in place, and returns them as tensors of their own. No gradient.
 
     For compiled graphs alone, to which it is opaque: the partitioner would otherwise save the old u and compute v anew in the backward pass,
     by when u has moved on, and autograd refuses.
     """
-    new_v = F.normalize(torch.mv(matrix.t(), u), dim=0, eps=EPS)
-    new_u = F.normalize(torch.mv(matrix, new_v), dim=0, eps=EPS)
+    new_v = F.normalize(torch.mv(matrix.t(), u), dim=0, eps=eps)
+    new_u = F.normalize(torch.mv(matrix, new_v), dim=0, eps=eps)
     u.copy_(new_u)
     v.copy_(new_v)
     return new_u, new_v
 
 
 @power_iteration.register_fake
-def _(matrix: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+def _(matrix: Tensor, u: Tensor, v: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     return torch.empty_like(u), torch.empty_like(v)
 
 
 class Spectral(nn.Module):
-    """Base of linear maps without bias whose `weight` may be spectrally normalised.
+    """Base of linear maps whose `weight` may be spectrally normalised.
 
-    weight: the initial values; norm: "spectral" or "none"; dim: the axis of `weight` that counts outputs (1 for transposed convolutions).
-    Buffers u [outputs] and v [inputs x kernel] are the estimates of the singular vectors.
+    weight: the initial values; norm: "spectral" or "none"; dim: the axis of `weight` that counts outputs (1 for transposed convolutions);
+    eps: added to no norm but the least that one may be; bias: none, or one number per output, zero or U[-b, b] at first, b = 1/sqrt(fan_in)
+    (torch's own). Buffers u [outputs] and v [inputs x kernel] are the estimates of the singular vectors.
     """
 
-    def __init__(self, weight: Tensor, norm: Norm = "spectral", dim: int = 0) -> None:
+    def __init__(self, weight: Tensor, norm: Norm = "spectral", dim: int = 0, eps: float = EPS, bias: Bias = "none") -> None:
         super().__init__()
         if norm not in ("spectral", "none"):
             raise ValueError(f"norm must be 'spectral' or 'none', not {norm!r}")
         self.weight = nn.Parameter(weight)
-        self.dim = dim
+        self.dim, self.eps = dim, eps
+        bound = {"none": None, "zeros": 0.0, "uniform": (weight.shape[dim] / weight.numel()) ** 0.5}[bias]
+        self.bias = None if bound is None else nn.Parameter(torch.empty(weight.shape[dim]).uniform_(-bound, bound))
         if norm == "spectral":
             outputs = weight.shape[dim]
-            self.register_buffer("u", F.normalize(torch.randn(outputs), dim=0, eps=EPS))
-            self.register_buffer("v", F.normalize(torch.randn(weight.numel() // outputs), dim=0, eps=EPS))
+            self.register_buffer("u", F.normalize(torch.randn(outputs), dim=0, eps=self.eps))
+            self.register_buffer("v", F.normalize(torch.randn(weight.numel() // outputs), dim=0, eps=self.eps))
             with torch.no_grad():
                 self.sigma(iterate=True)                # random vectors may give a sigma of nearly 0, and a fresh network is looked at
         else:
@@ -67,13 +71,13 @@ class Spectral(nn.Module):
             if not (self.training if iterate is None else iterate):
                 return torch.dot(self.u.clone(), torch.mv(matrix, self.v.clone()))
             if torch.compiler.is_compiling():
-                u, v = power_iteration(matrix.detach(), self.u, self.v)
+                u, v = power_iteration(matrix.detach(), self.u, self.v, self.eps)
                 return torch.dot(u, torch.mv(matrix, v))
             with torch.no_grad():
-                v = F.normalize(torch.mv(matrix.t(), self.u), dim=0, eps=EPS)
+                v = F.normalize(torch.mv(matrix.t(), self.u), dim=0, eps=self.eps)
             product = torch.mv(matrix, v)                               # serves the iteration and sigma
             with torch.no_grad():
-                u = F.normalize(product, dim=0, eps=EPS)
+                u = F.normalize(product, dim=0, eps=self.eps)
                 self.u.copy_(u)
                 self.v.copy_(v)
             return torch.dot(u, product)
