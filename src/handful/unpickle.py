@@ -32,13 +32,16 @@ class _Unpickler(pickle.Unpickler):
         try:
             return _ALLOWED[module, name]
         except KeyError:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which holds no weights") from None
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no array needs") from None
 
 
-def arrays(data: bytes, said: str) -> dict:
-    """The dictionary of arrays in `data`. Raises HandfulError, naming `said` and the fault, for anything that is not one."""
+def arrays(data: bytes, said: str, encoding: str = "ASCII") -> dict:
+    """The dictionary of arrays in `data`. Raises HandfulError, naming `said` and the fault, for anything that is not one.
+
+    encoding: how the texts of a pickle of Python 2 become ours ("bytes": they stay bytes, as in `pickle.load`).
+    """
     try:
-        tree = _Unpickler(io.BytesIO(data)).load()
+        tree = _Unpickler(io.BytesIO(data), encoding=encoding).load()
     except Exception as fault:  # a broken stream raises nearly anything
         raise _refused(said, fault) from None
     if not isinstance(tree, dict):
@@ -83,7 +86,7 @@ class _Archive(pickle.Unpickler):
         try:
             return _ALLOWED_IN_ARCHIVES[module, name]
         except KeyError:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which holds no weights") from None
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no array needs") from None
 
     def persistent_load(self, pid: tuple) -> np.ndarray:
         _, dtype, key, _, count = pid

@@ -1,6 +1,6 @@
-"""Downloads: resumable, checked by sha256, atomic; and where pip's own configuration says that a package is.
+"""Downloads: resumable, checked by sha256, atomic; and where pip's or npm's own configuration says that a package is.
 
-Nothing of a package is ever executed: its index page (PEP 503 or 691) is read, and its archive taken as a file.
+Nothing of a package is ever executed: its index page (PEP 503 or 691, or npm's) is read, and its archive taken as a file.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import html.parser
 import json
 import os
 import re
+import shutil
 import ssl
 import subprocess
 import sys
@@ -30,6 +31,7 @@ Progress = Callable[[str, int, int], None]  # (file name, bytes so far, bytes in
 _TIMEOUT_SEC = 30
 _TRIES = 3
 _PYPI = "https://pypi.org/simple"
+_NPM = "https://registry.npmjs.org"
 _ACCEPT = "application/vnd.pypi.simple.v1+json, text/html;q=0.5"
 
 
@@ -163,6 +165,37 @@ def _with_login(url: str, index: str) -> str:
     if there.hostname == here.hostname and "@" in here.netloc and "@" not in there.netloc:
         return there._replace(netloc=here.netloc.rpartition("@")[0] + "@" + there.netloc).geturl()
     return url
+
+
+def npm_urls(package: str, version: str) -> list[str]:
+    """Where the registry of npm's configuration has the archive of a package. Raises Unreachable."""
+    registry = npm_registry().rstrip("/")
+    try:
+        with _open(f"{registry}/{package}/{version}", {"Accept": "application/json"}) as response:
+            return [_with_login(json.loads(response.read())["dist"]["tarball"], registry)]
+    except (OSError, ValueError, KeyError, TypeError) as fault:
+        raise Unreachable(f"{_host(registry)}: {_reason(fault)}") from None
+
+
+@cache
+def npm_registry() -> str:
+    """The registry that npm uses (its files and environment); the environment and the user's .npmrc alone where npm is not installed."""
+    if npm := shutil.which("npm"):
+        try:
+            listed = subprocess.run([npm, "config", "get", "registry"], capture_output=True, text=True, check=False, timeout=_TIMEOUT_SEC)
+        except (OSError, subprocess.TimeoutExpired):
+            pass
+        else:
+            if listed.stdout.strip().startswith("http"):
+                return listed.stdout.strip()
+    if given := os.environ.get("npm_config_registry") or os.environ.get("NPM_CONFIG_REGISTRY"):
+        return given
+    try:
+        lines = (Path.home() / ".npmrc").read_text(encoding="utf-8", errors="replace")
+    except (OSError, RuntimeError):
+        lines = ""
+    found = re.search(r"^\s*registry\s*=\s*(http\S+)", lines, re.MULTILINE)
+    return found.group(1) if found else _NPM
 
 
 @cache
