@@ -1,8 +1,9 @@
 """Spectral normalisation (Miyato et al. 2018, eq. 4 and algorithm 1): W / sigma(W), sigma estimated by power iteration.
 
-Same numbers as `torch.nn.utils.spectral_norm`: one iteration in every training forward, none in evaluation, eps 1e-12 (BigGAN's releases: 1e-8,
-1e-6), gradient through W with u and v held constant. Two differences of form: the parameter keeps its name (`weight`, no `_orig`), and 1/sigma multiplies whichever is smaller,
-the weights or the layer's input, which is the same for a linear map and saves most of the cost where a layer has millions of weights.
+Same numbers as `torch.nn.utils.spectral_norm`: one iteration in every training forward, none in evaluation, eps 1e-12 (BigGAN's releases: 1e-8
+and 1e-6), gradient through W with u and v held constant. Two differences of form: the parameter keeps its name (`weight`, no `_orig`), and
+1/sigma multiplies whichever is smaller, the weights or the layer's input, which is the same for a linear map and saves most of the cost where a
+layer has millions of weights.
 """
 
 from __future__ import annotations
