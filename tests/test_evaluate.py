@@ -434,12 +434,48 @@ def scores(world_of_its_own: bool) -> dict:
                     together=not world_of_its_own)
 
 
+class Failing(Projection):
+    """Raises `error` in the second batch that it sees on rank 1."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.error = error
+
+    def forward(self, images):
+        if torch.distributed.get_rank() == 1 and self.seen:
+            raise self.error
+        return super().forward(images)
+
+
+def failures() -> list[list[str]]:
+    """What each rank gets when rank 1 fails alone: in the middle of its share, when it is told to stop, in the last metric, or as rank 0 does."""
+    rank, model, data = torch.distributed.get_rank(), tiny_model(), noise_set(37)
+
+    def stop(stage, done, total, left):
+        if rank == 1 and stage == "sampling and looking" and done:
+            raise KeyboardInterrupt
+
+    def fail(stage, done, total, left):
+        if rank == 1 and stage == "kid":
+            raise ValueError("odd\nnumbers")
+
+    tries = [{"extractor": Failing(HandfulError("a broken picture"))}, {"extractor": Failing(RuntimeError("out of memory"))},
+             {"extractor": Projection(), "progress": stop}, {"extractor": Projection(), "progress": fail}, {"extractor": Projection(), "samples": 1}]
+    found = []
+    for i, more in enumerate(tries):
+        try:
+            evaluate(model, data, ["fid", "kid"], **{"samples": 200, "batch": 8, "cache": i > 1, **more})
+        except BaseException as error:
+            found.append([type(error).__name__, str(error)])
+    return found
+
+
 def work(out: Path) -> None:
     """What each rank runs under torchrun."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo")
     rank = torch.distributed.get_rank()
-    found = {"together": scores(False)}
+    found = {"failures": failures(), "together": scores(False)}
     if rank == 0:
         found["alone"] = scores(True)                        # nobody else is there to answer
     (out / f"rank{rank}.json").write_text(json.dumps(found))
@@ -453,6 +489,9 @@ def test_two_processes_give_the_value_of_one(tmp_path):
                           env=env, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-3000:]
     a, b = (json.loads((tmp_path / f"rank{r}.json").read_text()) for r in (0, 1))
+    assert a["failures"] == b["failures"] == [
+        ["Joint", "rank 1 of 2: a broken picture"], ["Joint", "rank 1 of 2: RuntimeError: out of memory"], ["Stopped", "stopped"],
+        ["Joint", "rank 1 of 2: ValueError: odd"], ["UsageError", "samples=1: take 2 or more; 5000 is usual"]]
     assert a["together"] == b["together"]
     for name, one in a["alone"].items():
         for key, value in one.items():

@@ -57,12 +57,15 @@ def joined(device: str) -> tuple[str, int]:
 
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return device, 0
+    import torch
+
     from handful.infer.model import pick_device
     from handful.train import reduce
 
     chosen = pick_device(device)
     if chosen.type == "cuda" and chosen.index is None:
         chosen = pick_device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
+        torch.cuda.set_device(chosen)
     return str(chosen), reduce.start(chosen)[0]
 
 

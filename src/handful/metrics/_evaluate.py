@@ -49,23 +49,26 @@ def evaluate(
     the papers (fid50k_full, fid5k_train ...: metrics/_protocols.py), which fix the numbers themselves. samples: of the model, for
     the plain ones; by default as many as there are reals, from 5000 to 50000. Sample i is the picture of seed i, its class that of
     a random real. extractor, resize: instead of the metric's own ("inception", "official"). cache: keep statistics of the reals.
-    memory_mb: for blocks of a matrix between all images. progress: called with (stage, done, total, seconds left or None). say:
-    gets notes, line by line. together: divide the work among all processes of torch.distributed, where it runs; all must call this
-    then, and all get the result. heldout: with `data` a Dataset that the
-    model was trained on, the images that it was not: what metrics of unseen reals (..._test) take.
+    memory_mb: for blocks of a matrix between all images. progress: called with (stage, done, total, seconds left or None); what it
+    raises ends the work. say: gets notes, line by line. together: divide the work among all processes of torch.distributed, where
+    it runs; all must call this then, all get the result, and each has its progress called about its own share. heldout: with `data`
+    a Dataset that the model was trained on, the images that it was not: what metrics of unseen reals (..._test) take.
 
     Raises UsageError for unknown names; HandfulError, in one line, for absent weights, too few images, files that can't be read.
+    What one of several processes raises, all raise: a HandfulError that names its rank, or, after KeyboardInterrupt, `Stopped`.
     """
-    wanted = {name: resolve(name) for name in ([metrics] if isinstance(metrics, str) else metrics)}
-    if not wanted:
-        raise UsageError(f"no metrics; name some, e.g. {','.join(DEFAULT)}")
-    if samples is not None and samples < 2:
-        raise UsageError(f"samples={samples}: take 2 or more; 5000 is usual")
     world = World.here() if together else World()
     on = model.device if isinstance(model, Model) else pick_device(str(device))
-    clock = Clock(progress if progress and world.rank == 0 else None)
-    session = Session(wanted, samples, on, batch or (64 if on.type == "cuda" else 16), world, clock, cache, memory_mb)
     with ExitStack() as stack:
+        if on.type == "cuda":
+            stack.enter_context(torch.cuda.device(on))       # what processes send each other goes through it
+        stack.enter_context(world.together())
+        wanted = {name: resolve(name) for name in ([metrics] if isinstance(metrics, str) else metrics)}
+        if not wanted:
+            raise UsageError(f"no metrics; name some, e.g. {','.join(DEFAULT)}")
+        if samples is not None and samples < 2:
+            raise UsageError(f"samples={samples}: take 2 or more; 5000 is usual")
+        session = Session(wanted, samples, on, batch or (64 if on.type == "cuda" else 16), world, Clock(progress), cache, memory_mb)
         session.open(model, data, res, truncation, skip_bad, say or (lambda line: None), stack, heldout)
         session.plan(extractor, resize)
         session.look()

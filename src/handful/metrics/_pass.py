@@ -118,13 +118,12 @@ def look(pictures: Pictures, wanted: dict[str, Wanted], networks: dict[str, nn.M
     seen = {name: Seen(w, networks[name], share, device) for name, w in wanted.items()}
     done = 0
     progress(0, len(share))
-    for places, images in pictures.batches(share, batch):
-        if not len(places):                                  # fewer pictures than processes
-            continue
-        for name, w in wanted.items():
-            if int(places.min()) < w.count:
-                seen[name].take(places, networks[name](images), networks[name], share.start)
-        done += len(places)
+    for part in world.parts(total, batch):
+        for places, images in pictures.batches(part, batch):
+            for name, w in wanted.items():
+                if int(places.min()) < w.count:
+                    seen[name].take(places, networks[name](images), networks[name], share.start)
+        done += len(part)
         progress(done, len(share))
     for name, w in wanted.items():
         seen[name].together(w, total, world)

@@ -11,6 +11,7 @@ antialiased, made square), and at up to 64 pixels for the nearest real. `handful
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,10 +63,11 @@ class LPIPSDiversity(Metric):
 
         with torch.no_grad(), exact_products():
             within, among = (_pairwise(net, job, s, n, size, tick) for s, n in ((job.fakes, pairs), (job.reals, real_pairs)))
-            targets = torch.cat([embedding(net, x) for x in _sized(job, job.fakes, range(nearest), near_size)])
-            mine = job.world.span(reals)
+            some = (range(at, min(at + job.batch, nearest)) for at in range(0, nearest, job.batch))
+            targets = torch.cat([embedding(net, _sized(job, job.fakes, part, near_size)) for part in some])
             least = targets.new_full((len(targets),), float("inf"))
-            for x in _sized(job, job.reals, mine, near_size):
+            for part in job.world.parts(reals, job.batch):
+                x = _sized(job, job.reals, part, near_size)
                 least = torch.minimum(least, distances(targets, embedding(net, x)).min(1).values)
                 tick(len(x))
         least = job.world.gathered(least[None], [1] * job.world.size).min(0).values
@@ -76,26 +78,25 @@ class LPIPSDiversity(Metric):
                 "reals": float(among.mean()), "nearest_real": float(least.mean()), **about}
 
 
-def _sized(job: Job, pictures: Pictures, at: range, size: int):
-    """Batches [B,C,size,size] in [-1,1] of the pictures at these places, in order."""
-    for start in range(at.start, at.stop, job.batch):
-        found = {}
-        for places, images in pictures.batches(range(start, min(start + job.batch, at.stop)), job.batch):
-            x = images.to(job.device, torch.float32) / 127.5 - 1
-            if x.shape[2:] != (size, size):
-                x = F.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False)
-            found |= dict(zip(places.tolist(), x))
-        yield torch.stack([found[place] for place in sorted(found)])
+def _sized(job: Job, pictures: Pictures, at: range, size: int) -> Tensor:
+    """The pictures at these places, in order: [B,C,size,size] in [-1,1]."""
+    found = {}
+    for places, images in pictures.batches(at, len(at)):
+        x = images.to(job.device, torch.float32) / 127.5 - 1
+        if x.shape[2:] != (size, size):
+            x = F.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False)
+        found |= dict(zip(places.tolist(), x))
+    return torch.stack([found[place] for place in sorted(found)])
 
 
-def _pairwise(net: LPIPS, job: Job, pictures: Pictures, pairs: int, size: int, tick) -> Tensor:
+def _pairwise(net: LPIPS, job: Job, pictures: Pictures, pairs: int, size: int, tick: Callable[[int], None]) -> Tensor:
     """The distance of pictures 2i and 2i + 1, [pairs]."""
-    mine, found = job.world.span(pairs), []
-    whole = Job(**{**vars(job), "batch": max(2, job.batch // 2 * 2)})
-    for x in _sized(whole, pictures, range(2 * mine.start, 2 * mine.stop), size):
+    found = [torch.zeros(0)]
+    for part in job.world.parts(pairs, max(1, job.batch // 2)):
+        x = _sized(job, pictures, range(2 * part.start, 2 * part.stop), size)
         found.append(net(x[::2], x[1::2]).cpu())
-        tick(len(x) // 2)
-    return job.world.gathered(torch.cat([torch.zeros(0), *found]), [len(job.world.span(pairs, r)) for r in range(job.world.size)])
+        tick(len(part))
+    return job.world.gathered(torch.cat(found), [len(job.world.span(pairs, r)) for r in range(job.world.size)])
 
 
 def embedding(net: LPIPS, x: Tensor) -> Tensor:

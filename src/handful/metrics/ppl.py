@@ -62,14 +62,12 @@ class PPL(Metric):
 
     def run(self, job: Job) -> dict[str, Any]:
         n = self.samples or 2000
-        mine = job.world.span(n)
         found: list[Tensor] = []
-        for start in range(mine.start, mine.stop, job.batch):
-            pairs = list(range(start, min(start + job.batch, mine.stop)))
+        for part in job.world.parts(n, job.batch):
             with torch.no_grad():
-                a, b = (self._prepared(x) for x in self._pictures(job, pairs))
+                a, b = (self._prepared(x) for x in self._pictures(job, list(part)))
                 found.append(self.net(a, b).double().cpu() / self.epsilon**2)
-            job.progress(start - mine.start + len(pairs), len(mine))
+            job.progress(sum(map(len, found)), len(job.world.span(n)))
         empty = torch.zeros(0, dtype=torch.float64)
         d = job.world.gathered(torch.cat([empty, *found]), [len(job.world.span(n, r)) for r in range(job.world.size)])
         where = f"{'w' if self.in_w else 'z'}, {'endpoints' if self.sampling == 'end' else 'whole path'}"

@@ -18,6 +18,7 @@ from ..files import in_shell
 from ..infer.model import Model
 from ..metrics import evaluate
 from ..metrics._protocols import resolve
+from ..metrics._world import Stopped
 from . import checkpoint, reduce
 from .log import duration, read
 
@@ -52,10 +53,6 @@ def _networks(metric) -> list[str]:
     if metric.alone:
         return ["lpips"]
     return [metric.extractor, *(["inception_logits"] if metric.takes[1] == "splits" else [])]
-
-
-class Stopped(Exception):
-    """The user asked to stop while the pictures were looked at."""
 
 
 class Evaluation:
@@ -111,9 +108,7 @@ class Evaluation:
                              progress=self._progress)
         except Stopped:
             raise
-        except Exception as error:                        # never lose a run over a score; several processes must fail together
-            if trainer.world > 1 and not isinstance(error, HandfulError):
-                raise
+        except Exception as error:                        # never lose a run over a score; in several processes it is the same in all
             self.log.say(f"no scores from {images} images on: {str(error).splitlines()[0] if str(error) else type(error).__name__}", images)
             self.names = []
             self._give_up()
@@ -155,8 +150,8 @@ class Evaluation:
         return sec
 
     def _progress(self, stage: str, done: int, total: int, left: float | None) -> None:
-        if self.asked() and self.trainer.world == 1:
-            raise Stopped
+        if self.asked():
+            raise Stopped("stopped")                      # in all processes: see metrics._world
         self.log.stage(f"{stage} {done}/{total}" + ("" if left is None else f", {duration(left)} left"))
 
     def _best_so_far(self) -> float | None:
