@@ -35,4 +35,4 @@ def cost_targets(size: str, hours: float, gb: float) -> tuple[Target, ...]:
 
 
 def targets(table: str, cells: dict[str, float], cost: str) -> tuple[Target, ...]:
-    return tuple(Target(table, "Ours", data, "FID", value, PROTOCOL, cost) for data, value in cells.items())
+    return tuple(Target(table, "Ours", data, "FID", value, PROTOCOL, cost, metric="fid5k_train") for data, value in cells.items())

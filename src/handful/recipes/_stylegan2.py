@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ._targets import Target
+from ._targets import Target, row_of
 
 D_EVERY, G_EVERY = 16, 4                      # lazy regularisation, in iterations
 
@@ -114,14 +114,16 @@ def ffhq(size: str) -> tuple[str, ...]:
     return ("data.resolution=256", "data.filter=box", *subset)
 
 
-def cells(table: str, row: str, data: str, protocol: str, cost: str, settings: tuple[str, ...],
+METRICS = {"FID": "fid50k_full", "IS": "is50k", "recall": "pr50k3_full/recall", "KID x1000": "kid50k_full", "FID 10k": "fid10k_test"}
+
+
+def cells(table: str, row: str, data: str, protocol: str, cost: str, settings: tuple[str, ...], source: str = "",
           **figures: float | tuple[float, float]) -> list[Target]:
-    """One target per figure of a row; a figure is a value, or (value, standard deviation). Names: FID, IS, recall, KID_x1000."""
-    out = []
-    for name, value in figures.items():
-        value, spread = value if isinstance(value, tuple) else (value, None)
-        out.append(Target(f"stylegan2-ada/{table}", row, data, name.replace("_", " "), value, protocol, cost, settings, spread))
-    return out
+    """One target per figure of a row; a figure is a value, or (value, standard deviation). Names: FID, IS, recall, KID_x1000, FID_10k."""
+    named = {name.replace("_", " "): figure for name, figure in figures.items()}
+    against = f"{source}:test" if "FID 10k" in named else ""
+    return row_of(f"stylegan2-ada/{table}", row, data, protocol, cost, settings, named, METRICS, source=source, against=against,
+                  times={"KID x1000": 1000.0})
 
 
 BEST_KID = "the snapshot of best KID: 50,000 generated images against the whole training set"
@@ -153,6 +155,6 @@ def cifar10(row: str, unconditional: tuple[tuple[float, float], tuple[float, flo
     """Figure 11b: (FID, IS) without and with classes, each (value, standard deviation)."""
     out = []
     for data, (fid, inception), more in (("CIFAR-10", unconditional, ()), ("CIFAR-10 conditional", conditional, CONDITIONAL)):
-        out += cells("11b", row, data, CIFAR_FID, FIG_11B, settings + more, FID=fid)
-        out += cells("11b", row, data, CIFAR_IS, FIG_11B, settings + more, IS=inception)
+        out += cells("11b", row, data, CIFAR_FID, FIG_11B, settings + more, "cifar10", FID=fid)
+        out += cells("11b", row, data, CIFAR_IS, FIG_11B, settings + more, "cifar10", IS=inception)
     return out

@@ -14,12 +14,12 @@ FID_10K = "10,000 generated images against 10,000 validation images; mean of the
 BEST_FID, BEST_IS = "the single best model by FID, 50,000 images", "the single best model by IS, 50,000 images"
 TARGETS = (
     *cifar10("ADA + tuning", ((2.92, 0.05), (9.83, 0.04)), ((2.42, 0.04), (10.14, 0.09))),
-    *cells("FID-10k", "ADA + tuning", "CIFAR-10", FID_10K, FIG_11B, (), FID_10k=(7.01, 0.06)),
-    *cells("FID-10k", "ADA + tuning", "CIFAR-10 conditional", FID_10K, FIG_11B, CONDITIONAL, FID_10k=(6.54, 0.06)),
-    *cells("17", "best FID", "CIFAR-10", BEST_FID, FIG_11B, (), FID=2.85, IS=9.74),
-    *cells("17", "best FID", "CIFAR-10 conditional", BEST_FID, FIG_11B, CONDITIONAL, FID=2.38, IS=10.00),
-    *cells("17", "best IS", "CIFAR-10", BEST_IS, FIG_11B, (), FID=5.70, IS=10.08),
-    *cells("17", "best IS", "CIFAR-10 conditional", BEST_IS, FIG_11B, CONDITIONAL, FID=3.62, IS=10.33),
+    *cells("FID-10k", "ADA + tuning", "CIFAR-10", FID_10K, FIG_11B, (), "cifar10", FID_10k=(7.01, 0.06)),
+    *cells("FID-10k", "ADA + tuning", "CIFAR-10 conditional", FID_10K, FIG_11B, CONDITIONAL, "cifar10", FID_10k=(6.54, 0.06)),
+    *cells("17", "best FID", "CIFAR-10", BEST_FID, FIG_11B, (), "cifar10", FID=2.85, IS=9.74),
+    *cells("17", "best FID", "CIFAR-10 conditional", BEST_FID, FIG_11B, CONDITIONAL, "cifar10", FID=2.38, IS=10.00),
+    *cells("17", "best IS", "CIFAR-10", BEST_IS, FIG_11B, (), "cifar10", FID=5.70, IS=10.08),
+    *cells("17", "best IS", "CIFAR-10 conditional", BEST_IS, FIG_11B, CONDITIONAL, "cifar10", FID=3.62, IS=10.33),
 )
 
 

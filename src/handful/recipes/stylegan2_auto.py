@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from . import _diggan
 from ._stylegan2 import auto_formulas, stylegan2
 from ._targets import Target
 
@@ -27,6 +28,7 @@ TARGETS = tuple(Target("stylegan2-ada/cost", f"{gpus} GPU{'s' if gpus > 1 else '
                        "hours per 1000 kimg", hours, f"the release's own table, with ADA and mixed precision; {pace} s/kimg",
                        f"{gpus} V100", for_gpus(resolution, gpus))
                 for resolution, row in HOURS.items() for gpus, (hours, pace) in zip((1, 2, 4, 8), row))
+TARGETS += tuple(_diggan.low_shot(for_gpus(256, 4)))
 
 
 def recipe(resolution: int | None = None, batch: int | None = None, gpus: int = 1, **_: Any) -> dict[str, Any]:

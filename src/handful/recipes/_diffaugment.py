@@ -1,0 +1,137 @@
+"""The tables of DiffAugment (Zhao et al., NeurIPS 2020) as targets, for the recipes that serve their rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import chain
+
+from ._biggan import NO_AUG, policy
+from ._targets import Target, row_of
+
+SHARES = ("100%", "20%", "10%")
+SETS = {"CIFAR-10": "cifar10", "CIFAR-100": "cifar100"}
+SCORES = {"IS": "is10k", "FID": "fid10k_test"}
+MEAN_OF_5 = "10,000 generated images against the 10,000 test images; the snapshot of best FID, mean of 5 evaluations; TensorFlow's Inception"
+BEST_5K = "5000 generated images against the training set, which isn't mirrored; the best snapshot; TensorFlow's Inception"
+TWO_GPUS, FOUR_GPUS = "about a day on 2 GPUs", "4 GPUs, at most 750k iterations"
+
+TABLE_5 = {                                   # CIFAR-10: (IS, FID) at 100, 20 and 10 % of the data; table 3 repeats the FIDs
+    "BigGAN": ((9.06, 9.59), (8.41, 21.58), (7.62, 39.78)),
+    "BigGAN + DiffAugment": ((9.16, 8.70), (8.65, 14.04), (8.09, 22.40)),
+    "CR-BigGAN": ((9.20, 9.06), (8.43, 20.62), (7.66, 37.45)),
+    "CR-BigGAN + DiffAugment": ((9.17, 8.49), (8.61, 12.84), (8.49, 18.70)),
+    "StyleGAN2": ((9.18, 11.07), (8.28, 23.08), (7.33, 36.02)),
+    "StyleGAN2 + DiffAugment": ((9.40, 9.89), (9.21, 12.15), (8.84, 14.50))}
+TABLE_6 = {                                   # CIFAR-100
+    "BigGAN": ((10.92, 12.87), (9.11, 33.11), (5.94, 66.71)),
+    "BigGAN + DiffAugment": ((10.66, 12.00), (9.47, 22.14), (8.38, 33.70)),
+    "CR-BigGAN": ((10.95, 11.26), (8.44, 36.91), (7.91, 47.16)),
+    "CR-BigGAN + DiffAugment": ((10.81, 11.25), (9.12, 20.28), (8.70, 26.90)),
+    "StyleGAN2": ((9.51, 16.54), (7.86, 32.30), (7.01, 45.87)),
+    "StyleGAN2 + DiffAugment": ((10.04, 15.22), (9.82, 16.65), (9.06, 20.75))}
+BIGGAN_KIMG = {"CIFAR-10": (50_000, 50_000, 25_000), "CIFAR-100": (100_000, 50_000, 25_000)}       # the release's epochs, in images shown
+BIGGAN_CIFAR_KIMG = 50_000                    # the recipe's own
+
+TABLE_1 = {                                   # CIFAR-10, BigGAN: (IS, FID) by policy; where T acts
+    "baseline": ((9.06, 9.59), (9.06, 9.59), (9.06, 9.59)),
+    "reals only": ((5.94, 49.38), (6.51, 37.95), (8.40, 19.16)),
+    "reals+fakes, D only": ((3.00, 126.96), (3.76, 114.14), (3.50, 100.13)),
+    "DiffAugment": ((9.25, 8.59), (9.16, 8.70), (9.07, 9.04))}
+POLICIES = ("color,translation,cutout", "translation,cutout", "translation")
+PLACES = {"reals only": ('train.augment_at=["real"]',), "reals+fakes, D only": ('train.augment_at=["real","fake_d"]',), "DiffAugment": ()}
+
+TABLE_2 = {                                   # ImageNet at 128 pixels: ((IS, deviation), (FID, deviation)) at 100, 50 and 25 %
+    "BigGAN": (((94.5, 0.4), (7.62, 0.02)), ((89.9, 0.2), (9.64, 0.04)), ((46.5, 0.4), (25.37, 0.07))),
+    "BigGAN + DiffAugment": (((100.8, 0.2), (6.80, 0.02)), ((91.9, 0.5), (8.88, 0.06)), ((74.2, 0.5), (13.28, 0.07)))}
+
+FEW = ("100-shot-obama", "100-shot-grumpy-cat", "100-shot-panda", "AnimalFace-cat 160", "AnimalFace-dog 389")
+TABLE_4 = {"StyleGAN2": (89.18, 61.97, 90.96, 95.75, 164.54), "StyleGAN2 + DiffAugment": (54.39, 29.90, 13.21, 46.51, 62.78)}
+TABLE_4_PRETRAINED = {
+    "Scale/shift": (50.72, 34.20, 21.38, 54.83, 83.04),
+    "MineGAN": (235.00, 287.96, 331.86, 279.48, 254.08),
+    "TransferGAN": (48.73, 34.06, 23.20, 52.61, 82.38),
+    "TransferGAN + DiffAugment": (39.85, 29.77, 17.12, 49.10, 65.57),
+    "FreezeD": (41.87, 31.22, 17.95, 47.70, 70.46),
+    "FreezeD + DiffAugment": (35.75, 29.34, 14.50, 46.07, 61.03)}
+RELEASED = {"StyleGAN2": (80.20, 48.90, 34.27, 71.71, 130.19), "StyleGAN2 + DiffAugment": (46.87, 27.08, 12.06, 42.44, 58.85)}
+
+
+def source_of(data: str, share: str) -> str:
+    """What `handful` calls a share of CIFAR."""
+    return SETS[data] if share == "100%" else f"{SETS[data]}:{share}"
+
+
+def cifar(row: str, kimg: Mapping[str, Iterable[float]] | None, cost: str, settings) -> list[Target]:
+    """Tables 3, 5 and 6 of one row. settings: of (share) the lines that make it; kimg: the lengths, where they differ from the recipe's."""
+    out = []
+    for number, data, values in (("5", "CIFAR-10", TABLE_5), ("6", "CIFAR-100", TABLE_6)):
+        lengths = kimg[data] if kimg else (None,) * len(SHARES)
+        for share, (inception, fid), length in zip(SHARES, values[row], lengths):
+            lines = settings(share) + ((f"train.kimg={length}",) if length not in (None, BIGGAN_CIFAR_KIMG) else ())
+            place = {"source": source_of(data, share), "against": f"{SETS[data]}:test"}
+            where = (row, f"{data} {share}", MEAN_OF_5, cost, lines)
+            out += row_of("diffaugment/3", *where, {"FID": fid}, SCORES, **place)
+            out += row_of(f"diffaugment/{number}", *where, {"IS": inception, "FID": fid}, SCORES, **place)
+    return out
+
+
+def biggan_cifar() -> list[Target]:
+    """Table 1, and the BigGAN and CR-BigGAN rows of tables 3, 5 and 6."""
+    out = []
+    for row, figures in TABLE_1.items():
+        for groups, (inception, fid) in zip(POLICIES, figures):
+            lines = NO_AUG if row == "baseline" else (*policy(groups), *PLACES[row])
+            out += row_of("diffaugment/1", row, f"CIFAR-10, {groups.replace(',', '+')}", MEAN_OF_5, TWO_GPUS, lines,
+                          {"IS": inception, "FID": fid}, SCORES, source="cifar10", against="cifar10:test")
+    rows = {"BigGAN": lambda share: NO_AUG,
+            "BigGAN + DiffAugment": lambda share: policy("translation,cutout"),
+            "CR-BigGAN": lambda share: (*NO_AUG, "terms.consistency.against=shifted"),
+            "CR-BigGAN + DiffAugment": lambda share: (
+                (*policy("cutout"), "terms.consistency.against=shifted") if share == "100%" else
+                (*policy("translation,cutout"), "terms.consistency.against=plain"))}
+    return out + list(chain.from_iterable(cifar(row, BIGGAN_KIMG, TWO_GPUS, lines) for row, lines in rows.items()))
+
+
+def stylegan2_cifar() -> list[Target]:
+    """The StyleGAN2 rows of tables 3, 5 and 6."""
+    strongest = policy("color,translation,cutout")
+    return (cifar("StyleGAN2", None, FOUR_GPUS, lambda share: NO_AUG)
+            + cifar("StyleGAN2 + DiffAugment", None, FOUR_GPUS, lambda share: policy("color,cutout") if share == "100%" else strongest))
+
+
+def imagenet() -> list[Target]:
+    """Table 2. Learning rates of D: 5e-4 without DiffAugment, with it 4e-4 on all of the data and 2e-4 on parts of it."""
+    protocol = ("50,000 generated images against the 50,000 validation images, no truncation; the snapshot of best FID, mean of 3 evaluations; "
+                "TensorFlow's Inception")
+    parts = {"100%": ((), "4e-4"), "50%": (("data.max_images=640583", "train.kimg=614400"), "2e-4"),
+             "25%": (("data.max_images=320291", "train.kimg=245760"), "2e-4")}
+    out = []
+    for row, figures in TABLE_2.items():
+        for (share, (lines, lr)), (inception, fid) in zip(parts.items(), figures):
+            mine = (*NO_AUG, "optim_d.lr=5e-4") if row == "BigGAN" else (f"optim_d.lr={lr}",)
+            out += row_of("diffaugment/2", row, f"ImageNet {share}", protocol, "at most 3 days on a TPU v2/v3 pod of 128 cores", (*mine, *lines),
+                          {"IS": inception, "FID": fid}, {"IS": "is50k", "FID": "fid50k_test"}, against="validation")
+    return out
+
+
+def few_shot() -> list[Target]:
+    """Table 4's rows without pretraining, and the figures of the released models."""
+    out = []
+    for table, values, cost in (("diffaugment/4", TABLE_4, "4 GPUs, at most 10k iterations on the 100-shot sets and 20k on AnimalFace"),
+                                ("diffaugment/released", RELEASED, "300 kimg on the 100-shot sets and 500 on AnimalFace")):
+        for row, figures in values.items():
+            for data, fid in zip(FEW, figures):
+                animal = data.startswith("AnimalFace")
+                lines = (("train.batch=32", "train.kimg=640", "terms.r1.gamma=1") if animal else ("train.batch=32", "train.kimg=320"))
+                lines = lines if table == "diffaugment/4" else ("train.kimg=500",) if animal else ()
+                out += row_of(table, row, data, BEST_5K, cost, (*(NO_AUG if row == "StyleGAN2" else ()), *lines), {"FID": fid},
+                              {"FID": "fid5k_train"})
+    return out
+
+
+def pretrained() -> list[Target]:
+    """Table 4's rows that start from a generator of faces."""
+    cost = "1 GPU, at most 10k iterations on the 100-shot sets and 20k on AnimalFace"
+    return [t for row, figures in TABLE_4_PRETRAINED.items() for data, fid in zip(FEW, figures)
+            for t in row_of("diffaugment/4", row, data, BEST_5K, cost, (), {"FID": fid}, {"FID": "fid5k_train"},
+                            waits="transfer learning from a StyleGAN trained on FFHQ")]
