@@ -2,7 +2,7 @@
 
 Kodali, Abernethy, Hays, Kira: On Convergence and Stability of GANs, 2017. Adds to L_D  weight E (||dD(x^)/dx^|| - 1)^2, where
 
-    noise="uniform"    x^ = x + a scale s v,    v ~ U[0,1) per element, a ~ U[0,1) per sample      (StudioGAN, which the DigGAN paper compares in)
+    noise="uniform"    x^ = x + a scale s v,    v ~ U[0,1) per element, a ~ U[0,1) per sample      (StudioGAN)
     noise="normal"     x^ = x + scale s n,      n ~ N(0,1) per element                             (the paper's N(0, c I), c = (scale s)^2)
 
 and s is the standard deviation of all values of the batch. Defaults: weight 10, scale 0.5, uniform, every step. A conditional D is given the
