@@ -33,6 +33,7 @@ from ..errors import UsageError
 from ..nn.attention import SelfAttention
 from ..nn.conditional_norm import ConditionalBatchNorm2d
 from ..nn.conv import Conv3x3, Embedding, Linear
+from ..nn.norm import BatchNorm2d
 from ..nn.residual import DBlock, GBlock
 from ..nn.spectral import Norm
 from ..rng import Rng
@@ -84,7 +85,7 @@ class Generator(seam.Generator):
         attending = parts.sides_with_attention(attention, t.attention, sides)
         self.attention = nn.ModuleDict({str(s): SelfAttention(b, norm=norm, eps=eps, init=start["init"])
                                         for s, b in zip(sides, widths[1:]) if s in attending})
-        self.last_norm = ConditionalBatchNorm2d(widths[-1], eps=bn_eps or t.bn_eps, sync=sync_batch_norm)
+        self.last_norm = BatchNorm2d(widths[-1], std=0.0, eps=bn_eps or t.bn_eps, sync=sync_batch_norm)
         self.to_image = Conv3x3(widths[-1], channels, **how)
 
     def forward(self, z: Tensor, c: Tensor | None = None, *, rng: Rng) -> seam.Generated:

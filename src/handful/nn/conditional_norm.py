@@ -3,36 +3,33 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from .conv import Embedding, Init, Linear
+from .conv import DCGAN_STD, Embedding, Init, Linear
 from .norm import BatchNorm2d
 from .spectral import EPS, Norm
 
 
-class ConditionalBatchNorm2d(BatchNorm2d):
-    """y = x^ (1 + gain) + bias, x^ the batch-normalised map: x [B,C,H,W] and its condition -> [B,C,H,W].
+class ConditionalBatchNorm2d(nn.Module):
+    """y = x^ (1 + gain) + shift, x^ the batch-normalised map: x [B,C,H,W] and its condition -> [B,C,H,W].
 
-    classes > 0: the condition is int64 [B], gain and bias are tables with a row per class (never spectrally normalised), from `init`;
-    vector > 0: the condition is [B,vector], gain and bias are linear maps of it without bias (norm, init, sn_eps are theirs);
-    neither: plain batch norm with a learned scale (1 at first) and shift, whatever the condition.
+    classes > 0: the condition is int64 [B], gain and shift are tables with a row per class (never spectrally normalised), from `init`;
+    vector > 0: the condition is [B,vector], gain and shift are linear maps of it without bias (norm, init, sn_eps are theirs);
+    neither: plain batch norm with a learned scale, 1 at first, and shift, whatever the condition. vector goes before classes.
     """
 
     def __init__(self, channels: int, *, classes: int = 0, vector: int = 0, eps: float = 1e-5, sync: bool = False, norm: Norm = "spectral",
-                 init: Init = 0.02, sn_eps: float = EPS) -> None:
-        super().__init__(channels, sync=sync, std=0.0)
-        self.eps = eps
+                 init: Init = DCGAN_STD, sn_eps: float = EPS) -> None:
+        super().__init__()
+        self.norm = BatchNorm2d(channels, sync=sync, std=0.0, eps=eps, affine=not (classes or vector))
         self.gain = self.shift = None
-        if classes or vector:
-            del self.weight, self.bias
-            self.register_parameter("weight", None)
-            self.register_parameter("bias", None)
-            make = (lambda: Linear(vector, channels, norm=norm, init=init, eps=sn_eps)) if vector else (
-                lambda: Embedding(classes, channels, norm="none", init=init))
-            self.gain, self.shift = make(), make()
+        if vector:
+            self.gain, self.shift = (Linear(vector, channels, norm=norm, init=init, eps=sn_eps) for _ in range(2))
+        elif classes:
+            self.gain, self.shift = (Embedding(classes, channels, norm="none", init=init) for _ in range(2))
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        y = super().forward(x)
+        y = self.norm(x)
         if self.gain is None:
             return y
         gain, shift = (1 + self.gain(condition)).to(y.dtype), self.shift(condition).to(y.dtype)           # [B,C]
