@@ -230,7 +230,7 @@ def test_absurd_ratios_refuse_the_zip(tmp_path, photos):
 
 
 def test_absurd_totals_refuse_the_zip(tmp_path, photos, monkeypatch):
-    monkeypatch.setattr("handful.data.sources.MAX_ZIP_BYTES", 100)
+    monkeypatch.setattr("handful.data.containers.MAX_ZIP_BYTES", 100)
     assert "refused" in everywhere(make_zip(tmp_path / "z.zip", [("0.png", (photos / "0.png").read_bytes())]))
 
 

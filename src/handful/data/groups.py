@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from handful.data.containers import Source
 from handful.data.labels import natural, two_columns
 from handful.data.problems import count, show
-from handful.data.sources import Source
 from handful.errors import HandfulError, UsageError
 
 TABLES = (".csv", ".tsv", ".txt")

@@ -10,8 +10,8 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from handful.data.containers import Source, common_folder
 from handful.data.problems import count, show
-from handful.data.sources import Source, common_folder
 from handful.errors import HandfulError, UsageError, nearest
 
 WAYS = ("auto", "folders", "json")
@@ -30,13 +30,17 @@ class Labels:
 def read_labels(source: Source, how: str | os.PathLike | None) -> Labels:
     """Labels of all `source.names`.
 
-    how: None (no labels); "folders": the first folder level at which names differ, in natural order; "json": the source's
+    how: None (no labels); "folders": the first folder level at which names differ, in natural order (or the classes of a set that says
+    them itself: one by name, or one recognised as it is distributed; so with "auto"); "json": the source's
     dataset.json; a path: a CSV file with the columns file and label (names relative to DATA; a label is a text or a number);
     "auto": json if the source has one with labels, folders if all images lie in two or more folders, otherwise none.
     Raises HandfulError when labels are missing for some images or don't fit, UsageError for an unknown `how`.
     """
     if how is None or not source.names:
         return Labels()
+    if source.classes is not None and how in ("auto", "folders"):
+        numbers, class_names = source.classes
+        return Labels(numbers, class_names, [f"labels: {len(class_names)} classes of the set itself"])
     if how == "folders":
         return _from_folders(source)
     if how == "json":

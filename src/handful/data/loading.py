@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from handful.data.containers import Source, common_folder
 from handful.data.dataset import Dataset
 from handful.data.decode import Facts, Preparation, header, picture, pixels
 from handful.data.groups import read_groups
 from handful.data.labels import read_labels
 from handful.data.problems import Problem, attempt, count, show
-from handful.data.sources import Source, common_folder, open_source
+from handful.data.sources import open_source
 from handful.data.stores import Mapped, Memory, cache_folder, free_memory, read_cached, write_description
 from handful.data.threads import in_threads
 from handful.errors import HandfulError, UsageError

@@ -1,278 +1,113 @@
-"""Where pictures come from: a folder of any depth or a zip. A source lists image names and opens them; it decodes nothing, extracts
-nothing to disk and changes nothing.
-
-Names are paths inside the source with forward slashes, in plain string order (the order of the official StyleGAN2-ADA datasets).
-"""
+"""What DATA may be: a folder, a zip, a split of a set as it is distributed, or a name that handful knows."""
 
 from __future__ import annotations
 
 import difflib
-import io
 import os
 import re
 import stat
-import threading
 import zipfile
-from collections import Counter
-from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from pathlib import Path
 
-from handful.data.problems import Problem, Unusable, count, show
+from handful.data import known
+from handful.data.containers import IMAGE_SUFFIXES, Folder, Source, Zip
+from handful.data.distributed import SPLITS, recognise
+from handful.data.records import SETS
 from handful.errors import HandfulError
 
-IMAGE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .mpo .png .apng .gif .bmp .dib .tif .tiff .webp .avif .jp2 .j2k .jpx .ppm .pgm .pbm .pnm .tga .qoi .pcx"
-    " .sgi .heic .heif".split()
-)
-SILENT_SUFFIXES = frozenset(".json .csv .tsv .txt .md .npz .npy .xml .yaml .yml .html .pdf .log .sha256".split())
-JUNK = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
-MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a")  # what a file without a known suffix may still be
-
-NAMED = {"demo": Path(__file__).parent / "demo" / "emoji.zip"}  # sets that DATA may call by name; a file of that name comes first
-
-MAX_RATIO, MAX_RATIO_BYTES, MAX_ZIP_BYTES = 200, 100 * 10**6, 10**12  # a zip beyond these is a bomb, not pictures
-
-
-class Source:
-    """Images in a folder or a zip; a context manager.
-
-    names: the images, sorted. problems: what can't even be opened. other: files left alone, by suffix; silent: expected ones.
-    """
-
-    kind = "source"
-
-    def __init__(self, path: str):
-        self.path = path
-        self.names: list[str] = []
-        self.problems: list[Problem] = []
-        self.other: Counter[str] = Counter()
-        self.silent: Counter[str] = Counter()
-
-    def open(self, name: str) -> BinaryIO:
-        """The bytes of a member, seekable; safe to call from any thread. Raises OSError or `Unusable`."""
-        raise NotImplementedError
-
-    def size(self, name: str) -> int:
-        """Bytes of a member, unpacked."""
-        raise NotImplementedError
-
-    def read_extra(self, name: str) -> bytes | None:
-        """The bytes of a file beside the images (dataset.json), or None when there is none."""
-        raise NotImplementedError
-
-    def close(self) -> None:
-        pass
-
-    def __enter__(self) -> Source:
-        return self
-
-    def __exit__(self, *exc) -> None:
-        self.close()
-
-    def require_images(self) -> None:
-        """Raises HandfulError, saying what was found instead, when there is no image at all."""
-        if self.names or self.problems:
-            return
-        found = ", ".join(f"{n} {suffix}" for suffix, n in (self.other + self.silent).most_common(4))
-        hint = "; give one of the zips itself" if self.other[".zip"] else ""
-        raise HandfulError(
-            f"no images in '{self.path}' (found {found or 'nothing'}){hint};"
-            " DATA is a folder or a zip of JPEG, PNG, WebP, TIFF, GIF or BMP files"
-        )
-
-    def notes(self) -> list[str]:
-        if not self.other:
-            return []
-        kinds = ", ".join(f"{n} {suffix}" for suffix, n in self.other.most_common(5))
-        return [f"left alone: {count(self.other.total(), 'other file')} ({kinds})"]
-
-    def _sort_in(self, name: str) -> bool:
-        """Files `name` under images, silent or other files; True when it is an image."""
-        path = PurePosixPath(name)
-        if any(part.startswith(".") or part.lower() in JUNK for part in path.parts):
-            return False
-        suffix = path.suffix.lower()
-        if suffix in SILENT_SUFFIXES:
-            self.silent[suffix] += 1
-            return False
-        if suffix not in IMAGE_SUFFIXES and not self._looks_like_image(name):
-            self.other[suffix or "without a suffix"] += 1
-            return False
-        self.names.append(name)
-        return True
-
-    def _looks_like_image(self, name: str) -> bool:
-        try:
-            with self.open(name) as file:
-                head = file.read(16)
-        except (OSError, Unusable):
-            return False
-        return head.startswith(MAGIC) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
-
-
-class Folder(Source):
-    """A folder of any depth. Links are followed, each real folder once."""
-
-    kind = "folder"
-
-    def __init__(self, path: str):
-        super().__init__(path)
-        self.root = Path(path).expanduser()
-        self._seen: set[tuple[int, int]] = set()
-        try:
-            self._walk("")
-        except PermissionError:
-            raise HandfulError(f"no permission to read the folder '{path}'; try: chmod -R u+rX '{path}'") from None
-        self.names.sort()
-
-    def _walk(self, folder: str) -> None:
-        where = self.root / folder
-        with os.scandir(where) as entries:
-            info = os.stat(where)
-            if info.st_ino and (info.st_dev, info.st_ino) in self._seen:
-                return
-            self._seen.add((info.st_dev, info.st_ino))
-            found = sorted(entries, key=lambda entry: entry.name)
-        for entry in found:
-            name = f"{folder}/{entry.name}" if folder else entry.name
-            if not entry.is_dir():
-                if entry.is_symlink() or entry.is_file():  # a dangling link is reported later, a socket or a pipe never read
-                    self._sort_in(name)
-            elif not entry.name.startswith(".") and entry.name.lower() not in JUNK:
-                try:
-                    self._walk(name)
-                except PermissionError:
-                    remedy = f"chmod -R u+rX '{where / entry.name}'"
-                    self.problems.append(Problem(name, "no permission to list this folder", remedy))
-
-    def open(self, name: str) -> BinaryIO:
-        path = self.root / name
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise Unusable("not a regular file", "remove it")
-        return open(path, "rb")
-
-    def size(self, name: str) -> int:
-        return os.stat(self.root / name).st_size
-
-    def read_extra(self, name: str) -> bytes | None:
-        path = self.root / name
-        return path.read_bytes() if path.is_file() else None
-
-
-class Zip(Source):
-    """A zip, stored or deflated. Every thread opens it for itself, since a ZipFile shares one file position."""
-
-    kind = "zip"
-
-    def __init__(self, path: str):
-        super().__init__(path)
-        self.file = Path(path).expanduser()
-        self._local = threading.local()
-        self._opened: list[zipfile.ZipFile] = []
-        self._lock = threading.Lock()
-        self._infos: dict[str, zipfile.ZipInfo] = {}
-        try:
-            infos = self._zip().infolist()
-        except zipfile.BadZipFile:
-            raise HandfulError(f"'{path}' is not a zip, or was cut short; copy or download it again") from None
-        except PermissionError:
-            raise HandfulError(f"no permission to read '{path}'; try: chmod u+r '{path}'") from None
-        for info in infos:
-            name = self._safe_name(info)
-            if info.is_dir() or name.endswith("/"):
-                continue
-            self._infos[name] = info
-        unpacked = sum(info.file_size for info in self._infos.values())
-        if unpacked > MAX_ZIP_BYTES:
-            raise HandfulError(f"'{path}' unpacks to {unpacked / 1e12:.1f} TB: refused; unpack it yourself if you trust it")
-        for name in sorted(self._infos):
-            if self._sort_in(name) and self._infos[name].flag_bits & 1:
-                self.names.pop()
-                self.problems.append(Problem(name, "encrypted in the zip", "unpack it with its password and zip it again without"))
-
-    def _safe_name(self, info: zipfile.ZipInfo) -> str:
-        name = info.filename.replace("\\", "/")
-        if name.startswith("/") or re.match(r"[A-Za-z]:", name) or ".." in name.split("/"):
-            fault = f"holds the member '{show(info.filename)}', which points outside of the zip"
-            raise HandfulError(f"'{self.path}' {fault}: refused; make the zip again")
-        if info.file_size > MAX_RATIO_BYTES and info.file_size > MAX_RATIO * max(info.compress_size, 1):
-            raise HandfulError(
-                f"'{self.path}' holds the member '{show(name)}', which unpacks to {info.file_size / 1e6:.0f} MB from"
-                f" {info.compress_size / 1e3:.0f} kB: refused; unpack it yourself if you trust it"
-            )
-        return name
-
-    def _zip(self) -> zipfile.ZipFile:
-        if not hasattr(self._local, "zip"):
-            self._local.zip = zipfile.ZipFile(self.file)
-            with self._lock:
-                self._opened.append(self._local.zip)
-        return self._local.zip
-
-    def open(self, name: str) -> BinaryIO:
-        try:
-            return io.BytesIO(self._zip().read(self._infos[name]))
-        except zipfile.BadZipFile as error:
-            raise Unusable(f"damaged in the zip ({error})", "make the zip again") from None
-        except (NotImplementedError, RuntimeError) as error:
-            raise Unusable(f"packed in a way that can't be read ({error})", "zip it again, stored or deflated") from None
-
-    def size(self, name: str) -> int:
-        return self._infos[name].file_size
-
-    def read_extra(self, name: str) -> bytes | None:
-        return self.open(name).read() if name in self._infos else None
-
-    def close(self) -> None:
-        for opened in self._opened:
-            opened.close()
+NAMED = {"demo": Path(__file__).parent / "demo" / "emoji.zip"}  # sets that come with handful; a file of that name comes first
+GIVEN = {"tiny-imagenet": "tiny-imagenet-200", "cub200": "CUB_200_2011", "imagenet": "ILSVRC"}  # sets that the user has to bring
+_SPLIT = re.compile(rf"(.+):({'|'.join(SPLITS)})", re.DOTALL)
 
 
 def locate(path: str | os.PathLike) -> Path:
-    """Where DATA lies: as typed, or what a name that handful knows stands for."""
+    """Where DATA lies: as typed, or what a name that comes with handful stands for."""
     where = Path(path).expanduser()
     return where if where.exists() else NAMED.get(os.fspath(path), where)
 
 
+def exists(path: str | os.PathLike) -> bool:
+    """Whether DATA is on this machine, or is a set by name, which can be fetched."""
+    typed = os.fspath(path)
+    return locate(typed).exists() or known.parse(typed) is not None or _parted(typed)[0].exists()
+
+
+def stem(path: str | os.PathLike) -> str:
+    """DATA as a word for a file's name: "cats", "cifar10-10pct", "CUB_200_2011-test"."""
+    typed = os.fspath(path)
+    if locate(typed).exists():
+        return locate(typed).resolve().stem or "images"
+    if known.parse(typed) is not None:
+        return typed.replace(":", "-").replace("%", "pct")
+    where, split = _parted(typed)
+    return f"{where.resolve().stem or 'images'}{f'-{split}' if split else ''}"
+
+
+def test_of(path: str | os.PathLike) -> str | None:
+    """DATA of the test images that belong to training images: "cifar10:10%" -> "cifar10:test", a set's folder -> "FOLDER:val" or "FOLDER:test".
+    None where there are none, where DATA is a test set itself, or isn't here.
+    """
+    typed = os.fspath(path)
+    if not locate(typed).exists() and (chosen := known.parse(typed)) is not None:
+        return f"{chosen.known.name}:test" if chosen.part == "train" else None
+    try:
+        with open_source(typed) as source:
+            return None if source.test is None else f"{source.path}:{source.test}"
+    except HandfulError:
+        return None
+
+
 def open_source(path: str | os.PathLike) -> Source:
-    """Opens DATA. Raises HandfulError, one line with the remedy, when it isn't there, can't be read or isn't a folder or a zip."""
+    """Opens DATA; a set by name that isn't on this machine is fetched. Raises HandfulError, one line with the remedy, when it isn't there,
+    can't be read or isn't one of those.
+    """
     typed = os.fspath(path)
     try:
         where = locate(typed)
+        here = where.exists()
     except PermissionError:
-        where = Path(typed).expanduser()
+        where, here = Path(typed).expanduser(), True
     if where is NAMED.get(typed):
         return Zip(str(where))
+    if not here and (chosen := known.parse(typed)) is not None:
+        return known.Records(typed, chosen)
+    split = None
+    if not here:
+        where, split = _parted(typed)
+        typed = typed.removesuffix(f":{split}")
     try:
         info = os.stat(where)
     except PermissionError:
         raise HandfulError(f"no permission to reach '{typed}'; make the folders above it readable (chmod u+x)") from None
     except (OSError, ValueError):
-        raise HandfulError(f"there is no folder or file '{typed}'{_sibling(where)}") from None
+        raise HandfulError(_absent(typed, where)) from None
     if stat.S_ISDIR(info.st_mode):
-        return Folder(typed)
+        return recognise(Folder(typed), split)
     if where.suffix.lower() == ".zip" or zipfile.is_zipfile(where):
-        return Zip(typed)
+        return recognise(Zip(typed), split)
     if where.suffix.lower() in IMAGE_SUFFIXES:
         raise HandfulError(f"'{typed}' is one image; DATA is a folder or a zip of at least 2")
     raise HandfulError(f"'{typed}' is neither a folder nor a zip; unpack it into a folder, or make a zip of the images")
 
 
-def _sibling(path: Path) -> str:
+def _parted(typed: str) -> tuple[Path, str | None]:
+    """"PATH:val" as PATH and "val"; a drive's letter is no PATH."""
+    found = _SPLIT.fullmatch(typed)
+    if found and not (os.name == "nt" and len(found[1]) == 1):
+        return Path(found[1]).expanduser(), found[2]
+    return Path(typed).expanduser(), None
+
+
+def _absent(typed: str, path: Path) -> str:
+    name = typed.partition(":")[0]
+    if name.lower() in GIVEN:
+        return f"'{typed}' is a set that handful does not fetch: download and unpack it, and name its folder, as in .../{GIVEN[name.lower()]}"
+    fault = f"there is no folder or file '{typed}'"
     if path.is_symlink():
-        return f", it is a link to '{os.readlink(path)}', which is not there; mend the link"
+        return f"{fault}, it is a link to '{os.readlink(path)}', which is not there; mend the link"
     try:
-        close = difflib.get_close_matches(path.name, os.listdir(path.parent), n=1, cutoff=0.6)
+        close = [path.parent / name for name in difflib.get_close_matches(path.name, os.listdir(path.parent), n=1, cutoff=0.6)]
     except (OSError, ValueError):
         close = []
-    return f"; did you mean '{path.parent / close[0]}'?" if close else "; check the spelling and the current folder"
-
-
-def common_folder(names: list[str]) -> str:
-    """The deepest folder that holds all `names`, with its slash ("" when there is none): what a zip's wrapping folder is."""
-    shared = ""
-    for parts in zip(*(name.split("/")[:-1] for name in (min(names), max(names)))) if names else ():
-        if parts[0] != parts[1]:
-            break
-        shared += parts[0] + "/"
-    return shared
+    close += difflib.get_close_matches(name, [*SETS, *NAMED], n=1, cutoff=0.7)
+    return f"{fault}; did you mean '{close[0]}'?" if close else f"{fault}; check the spelling and the current folder"

@@ -80,11 +80,11 @@ class Mapped:
         return HandfulError(f"{fault}; make room there, or set HANDFUL_CACHE to another folder")
 
 
-def cache_folder(given: str | os.PathLike | None) -> Path:
-    """The folder of mapped data sets: as given, else $HANDFUL_CACHE/datasets, else ~/.cache/handful/datasets."""
+def cache_folder(given: str | os.PathLike | None, kind: str = "datasets") -> Path:
+    """The folder of mapped data sets (or of another kind): as given, else $HANDFUL_CACHE/datasets, else ~/.cache/handful/datasets."""
     if given is not None:
         return Path(given).expanduser()
-    return Path(os.environ.get("HANDFUL_CACHE") or "~/.cache/handful").expanduser() / "datasets"
+    return Path(os.environ.get("HANDFUL_CACHE") or "~/.cache/handful").expanduser() / kind
 
 
 def read_cached(path: Path) -> tuple[np.ndarray, dict] | None:
