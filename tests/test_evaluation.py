@@ -93,6 +93,49 @@ def test_a_score_that_fails_costs_no_run(photos, scored, monkeypatch):
     assert run.finished and said == ["no scores from 8 images on: too few images"]
 
 
+def test_a_metric_that_fails_leaves_the_others(photos, scored, monkeypatch):
+    """It is said once; the next one chooses the best from there on, against its own value of the checkpoint that is the best so far."""
+    tried, failing = [], {}
+    kid, fid = {8: 3.0, 16: 1.0}, {8: 20.0, 16: 30.0, 24: 25.0, 32: 40.0}
+
+    def score(model, dataset, metrics, samples, **more):
+        tried.append(metrics := list(metrics))
+        if model.images_seen >= failing.get("from", 24) and "kid" in metrics:
+            raise ValueError("the numbers are odd\nand more")
+        return {m: {"value": {"kid": kid, "fid": fid}[m][model.images_seen], "protocol": "as told"} for m in metrics}
+
+    monkeypatch.setattr(evaluation, "evaluate", score)
+    run = train(photos, kimg=0.032, **{"evaluate.metrics": ["kid", "fid"]})
+    assert tried == [["kid", "fid"], ["kid", "fid"], ["kid", "fid"], ["kid"], ["fid"], ["fid"]]
+    said = [line["note"] for line in run.log() if line.get("note", "").startswith("no ")]
+    assert said[0] == "no kid from 24 images on: the numbers are odd; fid chooses the best checkpoint now" and "no kid" not in "".join(said[1:])
+    assert json.loads((run.folder / "checkpoints" / "index.json").read_text()) == {
+        "last": "000000032.pt", "best": "000000024.pt", "metric": "fid", "value": 25.0}
+    assert len(run.metrics()) == 6 and run.model().images_seen == 24
+    failing["from"] = 0                                                      # and with the last of them, the last checkpoint
+    run = handful.train(photos, "fastgan64_narrow", "other", 0.016, res=16, batch=4, device="cpu", quiet=True,
+                        settings=SETTINGS | {"evaluate.metrics": ["kid"]})
+    assert run.finished and run.model().images_seen == 16
+
+
+def test_what_an_evaluation_will_cost_leaves_known_reals_out(photos, monkeypatch):
+    from handful.metrics import _session
+    from making import noise_set, tiny_trainer
+    from test_evaluate import Projection
+
+    monkeypatch.setenv("HANDFUL_CACHE", str(Path("cache").resolve()))
+    monkeypatch.setattr(evaluation, "available", lambda name: True)
+    monkeypatch.setattr(_session, "pretrained", lambda name, device, **kw: Projection())
+    monkeypatch.setattr(evaluation, "_sec", lambda run: run() is None or 16.0)               # a second a picture made, and one looked at
+    trainer = tiny_trainer("evaluate.metrics=kid,fid", "evaluate.samples=50", dataset=noise_set(24))
+    log = type("Log", (), {"say": lambda *a: None, "stage": lambda *a: None, "score": lambda *a: None})()
+    scores = evaluation.Evaluation(trainer, Path("run"), log)
+    assert scores._expected() == 50 + (50 + 24)
+    scores.score(handful.infer.model.Model(trainer.nets.G_ema, trainer.config))
+    assert scores._expected() == 50 + 50 and 0 < scores._reals_sec < trainer.scored_sec
+    assert scores.last == pytest.approx(trainer.scored_sec - scores._reals_sec)              # the next one, too, finds them
+
+
 def test_missing_weights_are_said_before_the_run_or_once(photos, monkeypatch, capsys):
     monkeypatch.setattr(evaluation, "available", lambda name: False)
     tiny = ["train", str(photos), "--res", "16", "--device", "cpu", "--recipe", "fastgan64_narrow", "--set", "g=tiny:TinyG", "--set", "d=tiny:TinyD"]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from handful.metrics._metric import Metric
 from making import noise_set, picture_folder, run_steps, tiny_trainer, weights
 
 SETTINGS = ["terms.r1.gamma=1.0", "terms.r1.every=2", "terms.r1.own_step=true", "terms.lecam.update=after", "terms.lecam.start=0",
@@ -88,6 +89,39 @@ def test_gpus_starts_processes_that_stop_together_and_save(tmp_path):
         said = process.communicate(timeout=60)[0]
     assert process.returncode == 130 and "go on with: handful train --resume run" in said, said
     assert "x 2" in said and len(list((tmp_path / "run" / "checkpoints").glob("*.pt"))) == 2
+
+
+class Slow(Metric):
+    """A score that takes minutes, in small parts; says when it has begun, and where."""
+
+    alone, takes = True, ("", "")
+
+    def run(self, job):
+        Path(f"scoring{job.world.rank}").write_text(str(os.getpid()))
+        for i, _ in enumerate(job.world.parts(20_000, 1)):
+            time.sleep(0.03)
+            job.progress(i, 10_000)
+        return {"value": 0.0, "protocol": "slow"}
+
+
+def test_a_score_in_two_processes_stops_when_one_is_asked_to(tmp_path):
+    """SIGTERM to one process alone, in the middle of a score: both stop, all is saved, and the run can go on."""
+    photos = picture_folder(tmp_path / "photos")
+    settings = [f"--set={s}" for s in ("g=tiny:TinyG", "d=tiny:TinyD", "terms={}", "loss=hinge", "every.log_kimg=0.04", "every.preview_images=4",
+                                       'evaluate.metrics=["test_processes:Slow"]', "evaluate.budget=1", "every.checkpoint_kimg=0.04")]
+    line = [sys.executable, "-m", "handful", "train", str(photos), "--out", "run", "--gpus", "2", "--res", "16", "--batch", "4", "--kimg", "4000",
+            "--device", "cpu", "--recipe", "fastgan64_narrow", *settings]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    with subprocess.Popen(line, env=env, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        until, begun = time.monotonic() + 150, [tmp_path / f"scoring{rank}" for rank in (0, 1)]
+        while process.poll() is None and time.monotonic() < until and not all(path.exists() and path.read_text() for path in begun):
+            time.sleep(0.2)
+        os.kill(int(begun[1].read_text()), signal.SIGTERM)
+        asked = time.monotonic()
+        said = process.communicate(timeout=60)[0]
+    assert process.returncode == 130 and "go on with: handful train --resume run" in said and time.monotonic() - asked < 30, said
+    saved = sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("*.pt"))
+    assert len(saved) >= 2 and not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 def test_gpus_says_a_fault_once(tmp_path):

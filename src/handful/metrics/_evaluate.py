@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -58,18 +58,37 @@ def evaluate(
     What one of several processes raises, all raise: a HandfulError that names its rank, or, after KeyboardInterrupt, `Stopped`.
     """
     world = World.here() if together else World()
-    on = model.device if isinstance(model, Model) else pick_device(str(device))
     with ExitStack() as stack:
-        if on.type == "cuda":
-            stack.enter_context(torch.cuda.device(on))       # what processes send each other goes through it
-        stack.enter_context(world.together())
-        wanted = {name: resolve(name) for name in ([metrics] if isinstance(metrics, str) else metrics)}
-        if not wanted:
-            raise UsageError(f"no metrics; name some, e.g. {','.join(DEFAULT)}")
-        if samples is not None and samples < 2:
-            raise UsageError(f"samples={samples}: take 2 or more; 5000 is usual")
-        session = Session(wanted, samples, on, batch or (64 if on.type == "cuda" else 16), world, Clock(progress), cache, memory_mb)
-        session.open(model, data, res, truncation, skip_bad, say or (lambda line: None), stack, heldout)
-        session.plan(extractor, resize)
+        session = _planned(stack, world, model, data, metrics, samples, device=device, batch=batch, res=res, extractor=extractor,
+                           resize=resize, truncation=truncation, skip_bad=skip_bad, cache=cache, memory_mb=memory_mb,
+                           progress=progress, say=say, heldout=heldout)
         session.look()
-        return {name: session.score(name) for name in wanted}
+        return {name: session.score(name) for name in session.metrics}
+
+
+@contextmanager
+def planned(*args: Any, **keywords: Any) -> Iterator[Session]:
+    """What `evaluate` would do, in this process alone, with everything ready and no picture looked at."""
+    with ExitStack() as stack:
+        yield _planned(stack, World(), *args, **keywords)
+
+
+def _planned(stack: ExitStack, world: World, model: Model | _sets.Given, data: _sets.Given, metrics: str | Iterable[str],
+             samples: int | None, *, device: str | torch.device = "auto", batch: int | None = None, res: int | None = None,
+             extractor: str | nn.Module | None = None, resize: str | None = None, truncation: float = 1.0, skip_bad: bool = False,
+             cache: bool = True, memory_mb: int = 256, progress: Progress | None = None, say: Callable[[str], None] | None = None,
+             heldout: Dataset | None = None) -> Session:
+    """Arguments as of `evaluate`; what is opened is closed with `stack`."""
+    on = model.device if isinstance(model, Model) else pick_device(str(device))
+    if on.type == "cuda":
+        stack.enter_context(torch.cuda.device(on))           # what processes send each other goes through it
+    stack.enter_context(world.together())
+    wanted = {name: resolve(name) for name in ([metrics] if isinstance(metrics, str) else metrics)}
+    if not wanted:
+        raise UsageError(f"no metrics; name some, e.g. {','.join(DEFAULT)}")
+    if samples is not None and samples < 2:
+        raise UsageError(f"samples={samples}: take 2 or more; 5000 is usual")
+    session = Session(wanted, samples, on, batch or (64 if on.type == "cuda" else 16), world, Clock(progress), cache, memory_mb)
+    session.open(model, data, res, truncation, skip_bad, say or (lambda line: None), stack, heldout)
+    session.plan(extractor, resize)
+    return session

@@ -105,6 +105,16 @@ class Metric:
         """{"value": float, more}."""
         raise NotImplementedError
 
+    @property
+    def weights(self) -> list[str]:
+        """What of `handful weights list` it needs."""
+        return [] if self.alone else [self.extractor, *(["inception_logits"] if self.takes[1] == "splits" else [])]
+
+    @property
+    def pictures(self) -> int:
+        """How many samples one that is `alone` makes for itself."""
+        return 0
+
     def prepare(self, job: Job, name: str) -> None:
         """For a metric that is `alone`: whatever may be missing is said here, before any other metric has done its work."""
 

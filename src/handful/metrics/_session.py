@@ -23,6 +23,7 @@ from ._pictures import Drawn, Held, Pictures
 from ._protocols import protocol
 from ._world import World
 
+REALS = "looking at the reals"            # the stage, in words
 Progress = Callable[[str, int, int, float | None], None]
 Which = tuple[str, bool]                 # "all", "train", "test"; mirrored?
 
@@ -119,22 +120,32 @@ class Session:
 
     def look(self) -> None:
         """One pass over each set of reals, less what the cache holds, and one over the fakes."""
-        met = {name: m for name, m in self.metrics.items() if not m.alone}
         for which, pictures in self.reals.items():
-            wanted: dict[str, Wanted] = {}
-            for name, m in met.items():
-                if self._which(m) == which and m.takes[0]:
-                    wanted.setdefault(m.extractor, Wanted()).add(m.takes[0], self.counts[name][0])
-            stage = "looking at the reals" + ("" if which == ("all", False) else f" ({which[0]}{', mirrored' if which[1] else ''})")
-            self._look(stage, which, pictures, wanted)
-        wanted = {}
-        for name, m in met.items():
-            wanted.setdefault(m.extractor, Wanted()).add(m.takes[1], self.counts[name][1])
-        self._look("sampling and looking" if self.model else "looking at the pictures", "fakes", self.fakes, wanted)
+            stage = REALS + ("" if which == ("all", False) else f" ({which[0]}{', mirrored' if which[1] else ''})")
+            self._look(stage, which, pictures, self._wanted(which))
+        self._look("sampling and looking" if self.model else "looking at the pictures", "fakes", self.fakes, self._wanted("fakes"))
+
+    def ahead(self) -> dict[str, tuple[int, int]]:
+        """How many (fakes, reals) each network would be shown by `look`."""
+        found = {name: [w.count, 0] for name, w in self._wanted("fakes").items()}
+        for which, pictures in self.reals.items():
+            for name, w in self._wanted(which).items():
+                kept = self.cache and _cache.path_of(self._statistics(pictures, name, w)).is_file()
+                found[name][1] += 0 if kept else w.count
+        return {name: (fakes, reals) for name, (fakes, reals) in found.items()}
+
+    def _wanted(self, which: Which | str) -> dict[str, Wanted]:
+        """What the metrics want of one set, by network."""
+        wanted: dict[str, Wanted] = {}
+        side = int(which == "fakes")
+        for name, m in self.metrics.items():
+            if not m.alone and which in ("fakes", self._which(m)) and m.takes[side]:
+                wanted.setdefault(m.extractor, Wanted()).add(m.takes[side], self.counts[name][side])
+        return wanted
 
     def _look(self, stage: str, which: Which | str, pictures: Pictures, wanted: dict[str, Wanted]) -> None:
         lasting = wanted.items() if self.cache and which != "fakes" else ()
-        names = {n: self._cache_name(pictures, n, w.kept, sorted(w.moments)) for n, w in lasting}
+        names = {n: self._statistics(pictures, n, w) for n, w in lasting}
         found = {n: _cache.read(parts) for n, parts in names.items()} if self.world.rank == 0 else {}
         found = self.world.from_first(found)                 # one process decides for all
         for n in [n for n in names if found[n] is not None]:
@@ -147,6 +158,9 @@ class Session:
                 self.seen[which, n] = seen
                 if n in names and self.world.rank == 0:
                     _cache.write(names[n], seen.tensors())
+
+    def _statistics(self, pictures: Pictures, network: str, wanted: Wanted) -> list[Any]:
+        return self._cache_name(pictures, network, wanted.kept, sorted(wanted.moments))
 
     def _cache_name(self, pictures: Pictures, network: str, *more: Any) -> list[Any]:
         net = self.networks[network]

@@ -40,6 +40,11 @@ class LPIPSDiversity(Metric):
     takes = ("features", "features")
     better = "higher"
     alone = True
+    weights = ("lpips",)
+
+    @property
+    def pictures(self) -> int:
+        return 2 * self.pairs
 
     def prepare(self, job: Job, name: str) -> None:
         self.enough(*self._counts(job), name)

@@ -29,6 +29,8 @@ from ..infer.model import SeedRng
 from ..rng import derive
 from ._metric import Job, Metric
 
+PAIRS = 2000                             # of plain `ppl`
+
 
 @dataclass
 class PPL(Metric):
@@ -41,6 +43,7 @@ class PPL(Metric):
     crop: bool = False
     takes = ("", "")
     alone = True
+    weights = ("lpips",)
     least = 100
 
     def __post_init__(self) -> None:
@@ -48,6 +51,10 @@ class PPL(Metric):
         for name, known in (("space", ("auto", "w", "z")), ("sampling", ("end", "full"))):
             if getattr(self, name) not in known:
                 raise UsageError(f"{name}={getattr(self, name)!r}: must be one of {', '.join(known)}")
+
+    @property
+    def pictures(self) -> int:
+        return 2 * (self.samples or PAIRS)
 
     def prepare(self, job: Job, name: str) -> None:
         if job.model is None:
@@ -61,7 +68,7 @@ class PPL(Metric):
         self.net = LPIPS.load("vgg16", job.device, impl="ref")   # rounding is divided by epsilon^2: no fast approximations
 
     def run(self, job: Job) -> dict[str, Any]:
-        n = self.samples or 2000
+        n = self.samples or PAIRS
         found: list[Tensor] = []
         for part in job.world.parts(n, job.batch):
             with torch.no_grad():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ import torch
 
 from ..config import Config
 from ..errors import HandfulError
-from ..features import LPIPS, available
-from ..features.extractor import extractor
+from ..features import available
 from ..files import in_shell
 from ..infer.model import Model
 from ..metrics import evaluate
+from ..metrics._evaluate import planned as planned_evaluation
 from ..metrics._protocols import resolve
+from ..metrics._session import REALS
 from ..metrics._world import Stopped
 from . import checkpoint, reduce
 from .log import duration, read
@@ -39,20 +41,13 @@ def planned(config: Config) -> tuple[list[str], str]:
     best = config.evaluate.best
     if names and best is not None and best not in names:
         raise HandfulError(f"evaluate.best={best}: it isn't among evaluate.metrics ({', '.join(names)}); add it there")
-    missing = [network for m in found.values() for network in _networks(m) if not available(network)]
+    missing = [network for m in found.values() for network in m.weights if not available(network)]
     if not missing:
         return names, ""
     get = f"handful weights get {missing[0]}"
     if asked is None:
         return [], f"no scores during the run: the network of {names[0]} isn't here; once: {get}"
     raise HandfulError(f"evaluate.metrics={','.join(names)}: the network '{missing[0]}' isn't here; {get}, or --set evaluate.metrics=[]")
-
-
-def _networks(metric) -> list[str]:
-    """The weights that a metric needs, by entry."""
-    if metric.alone:
-        return ["lpips"]
-    return [metric.extractor, *(["inception_logits"] if metric.takes[1] == "splits" else [])]
 
 
 class Evaluation:
@@ -69,15 +64,18 @@ class Evaluation:
         self.metrics = {name: resolve(name) for name in self.names}
         self.samples = self.config.evaluate.samples or min(max(len(trainer.dataset), LEAST), MOST)
         self.every_kimg = self.config.evaluate.every_kimg or self.config.every.checkpoint_kimg
-        self.last, self.value, self.said = 0.0, math.nan, False          # last: seconds of the latest
+        self.last, self.value, self.said = 0.0, math.nan, False          # last: seconds that the next one will take, by the latest
         self._worse = 0
+        self._stage, self._since = "", 0.0
+        self._reals_sec, self._kept = 0.0, False                         # of the latest, on the reals; whether it found them in the cache
         if not self.names:
             self._give_up()
 
     @property
     def chooser(self) -> str | None:
-        """The metric that chooses the best checkpoint."""
-        return self.config.evaluate.best or (self.names[0] if self.names else None)
+        """The metric that chooses the best checkpoint: the one asked for, else the first that can be computed."""
+        asked = self.config.evaluate.best
+        return asked if asked in self.names else self.names[0] if self.names else None
 
     def affordable(self, sec: float, last: bool) -> bool:
         """Whether one more evaluation keeps within the budget, a share of the `sec` that the run has taken so far; `last`: the run is done.
@@ -86,11 +84,15 @@ class Evaluation:
         """
         if not self.names:
             return False
-        self.last = self.last or self._expected()
+        if not self.last and self.trainer.rank == 0:
+            try:
+                self.last = self._expected()
+            except Exception:                             # whatever fails will fail in the evaluation, and is said there
+                pass
         budget = self.config.evaluate.budget
         fits = self.trainer.scored_sec + self.last * (1 if last else 2) <= budget * sec
         fits = bool(reduce.from_first(fits, self.trainer.world))
-        if last and not fits and not self._best_so_far():
+        if last and not fits and self._best_so_far() is None:
             self.log.say(f"no scores in so short a run: handful evaluate {in_shell(self.folder)} {in_shell(self.config.data.path)} takes about "
                          f"{duration(self.last)}", self.trainer.images_seen)
         elif not fits and not self.said:
@@ -101,20 +103,20 @@ class Evaluation:
 
     def score(self, model) -> bool:
         """Scores the averaged generator; True where it is the best so far. Raises Stopped."""
-        trainer = self.trainer
+        trainer, chooser = self.trainer, self.chooser
         images, started = trainer.images_seen, time.perf_counter()
-        try:
-            found = evaluate(model, trainer.dataset, self.names, self.samples, heldout=trainer.heldout, device=trainer.device,
-                             progress=self._progress)
-        except Stopped:
-            raise
-        except Exception as error:                        # never lose a run over a score; in several processes it is the same in all
-            self.log.say(f"no scores from {images} images on: {str(error).splitlines()[0] if str(error) else type(error).__name__}", images)
-            self.names = []
+        self._stage, self._reals_sec = "", 0.0
+        asked = list(self.names)
+        found = self._measured(model, images)
+        took = time.perf_counter() - started
+        trainer.scored_sec += took
+        # The reals are looked at once; should that cost time again, they could not be kept. Without a metric it costs something else.
+        self.last = (took - (0.0 if self._kept else self._reals_sec)) if self.names == asked else 0.0
+        self._kept = True
+        if not found:
             self._give_up()
             return False
-        self.last = time.perf_counter() - started
-        trainer.scored_sec += self.last
+        self._worse = self._worse if self.chooser == chooser else 0
         lower = self.metrics[self.chooser].better == "lower"
         before = self._best_so_far()
         for name, result in found.items():
@@ -131,34 +133,67 @@ class Evaluation:
                          f"best. More images, adaptive augmentation (a new run with a stylegan2 recipe) or an earlier end help", images)
         return better
 
+    def _measured(self, model: Model, images: int) -> dict[str, dict[str, Any]]:
+        """All scores. A metric that fails costs no run and no other metric: it is left out from here on. In several processes it fails in all."""
+        try:
+            return self._evaluated(model, self.names)
+        except Exception as error:
+            if len(self.names) == 1:
+                self._leave_out(self.names[0], error, images)
+                return {}
+        found = {}
+        for name in list(self.names):                     # one of them fails: which one?
+            try:
+                found |= self._evaluated(model, [name])
+            except Exception as error:
+                self._leave_out(name, error, images)
+        return found
+
+    def _evaluated(self, model: Model, names: list[str]) -> dict[str, dict[str, Any]]:
+        trainer = self.trainer
+        return evaluate(model, trainer.dataset, names, self.samples, heldout=trainer.heldout, device=trainer.device, progress=self._progress)
+
+    def _leave_out(self, name: str, error: Exception, images: int) -> None:
+        chooser, self.names = self.chooser, [n for n in self.names if n != name]
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        heir = f"; {self.chooser} chooses the best checkpoint now" if self.names and chooser == name else ""
+        self.log.say(f"no {name if self.names else 'scores'} from {images} images on: {why}{heir}", images)
+
     def _expected(self) -> float:
-        """Seconds that an evaluation takes, from a batch through the generator and through each network."""
+        """Seconds that an evaluation takes, from a batch through the generator and through each network; reals that are known already cost
+        nothing."""
         trainer, batch = self.trainer, 16
         model = Model(trainer.nets.G_ema, self.config)
         images = torch.from_numpy(model.sample(range(batch))).permute(0, 3, 1, 2).to(trainer.device)
-        made, sec = _sec(lambda: model.sample(range(batch))) / batch, 0.0
-        for m in self.metrics.values():
-            samples = m.samples or (2 * self.samples if m.alone else self.samples)
-            if m.alone:
-                network = LPIPS.load(device=trainer.device)
-                x = images[:2].float() / 127.5 - 1
-                seen = _sec(lambda: network(x, x.flip(0))) / 2                                                  # noqa: B023
-            else:
-                network = extractor(m.extractor, trainer.device)
-                seen = _sec(lambda: network(images)) / batch                                                    # noqa: B023
-            sec = max(sec, samples * (made + seen) + len(trainer.dataset) * seen)          # one pass serves most of them
+        made = _sec(lambda: model.sample(range(batch))) / batch
+        with planned_evaluation(model, trainer.dataset, self.names, self.samples, heldout=trainer.heldout, device=trainer.device) as session:
+            ahead = session.ahead()
+            sec = made * max([fakes for fakes, _ in ahead.values()], default=0)                # one pass serves most metrics
+            for name, (fakes, reals) in ahead.items():
+                sec += (fakes + reals) * _sec(partial(session.networks[name], images)) / batch
+            pair = images[:2].float() / 127.5 - 1
+            for m in session.metrics.values():
+                seen = _sec(partial(m.net, pair, pair.flip(0))) / 2 if "lpips" in m.weights else 0.0
+                sec += m.pictures * (made + seen)
         return sec
 
     def _progress(self, stage: str, done: int, total: int, left: float | None) -> None:
         if self.asked():
             raise Stopped("stopped")                      # in all processes: see metrics._world
+        now = time.perf_counter()
+        if self._stage.startswith(REALS):
+            self._reals_sec += now - self._since
+        self._stage, self._since = stage, now
         self.log.stage(f"{stage} {done}/{total}" + ("" if left is None else f", {duration(left)} left"))
 
     def _best_so_far(self) -> float | None:
-        """The best value of the chooser in this run's file of scores."""
-        values = [m["value"] for m in read(self.folder / "metrics.jsonl")
-                  if m.get("metric") == self.chooser and isinstance(m.get("value"), int | float)]
-        return (min if self.metrics[self.chooser].better == "lower" else max)(values) if values else None
+        """The best value of the chooser in this run's file of scores; where another metric chose so far, its value of that one's best."""
+        marked, lower = checkpoint.index(self.folder), self.metrics[self.chooser].better == "lower"
+        values = {m.get("images"): m["value"] for m in read(self.folder / "metrics.jsonl")
+                  if m.get("metric") == self.chooser and isinstance(m.get("value"), int | float)}
+        if marked["best"] and marked["metric"] != self.chooser:
+            return values.get(int(Path(marked["best"]).stem))
+        return (min if lower else max)(values.values(), default=None)
 
     def _give_up(self) -> None:
         """Without scores the model is the last, not one that was the best once."""
