@@ -1,4 +1,4 @@
-"""`handful data check` and `handful data prepare`."""
+"""`handful data check`, `handful data prepare` and `handful data get`."""
 
 from __future__ import annotations
 
@@ -86,6 +86,20 @@ def prepare_command(data, out, res, fit, filter, channels, window, labels, skip_
         click.echo(f"left out: {problem}")
     classes = f", classes: {len(done.class_names)}" if done.class_names else ""
     click.echo(f"wrote {count(done.count, 'image')} to {out}{classes}")
+
+
+@data_group.command("get")
+@click.argument("name")
+@click.option("--from", "source", metavar="PATH", help="Take it from this archive, as it is distributed (or its unpacked folder, or a zip of PNGs).")
+def get_command(name, source) -> None:
+    """Fetch NAME, a set that DATA may call by name: cifar10 (so cifar10:10%, cifar10:test) or cifar100. An interrupted download goes on."""
+    from handful.cli._download import Download
+    from handful.data import get
+
+    with Download() as bar:
+        paths = get(name.partition(":")[0], source, bar)
+    for path in paths:
+        click.echo(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
 command = data_group

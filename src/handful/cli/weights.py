@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
 from handful.errors import HandfulError
@@ -20,12 +18,13 @@ def command() -> None:
 @click.option("--offline", is_flag=True, help="Do not use the network.")
 def get(name: str, source: str | None, offline: bool) -> None:
     """Fetch NAME (or all), check it by sha256 and store it as safetensors. An interrupted download goes on where it stopped."""
+    from handful.cli._download import Download
     from handful.features import weights
 
     failed = []
     for each in weights.names() if name == "all" else [name]:
         try:
-            with _Bar() as bar:
+            with Download() as bar:
                 path = weights.get(each, source=source, progress=bar, offline=offline)
             click.echo(f"{each}: {path} ({path.stat().st_size / 1e6:.1f} MB)")
         except HandfulError as fault:
@@ -58,33 +57,3 @@ def list_() -> None:
                 click.echo(f"    {path}  is damaged: handful weights get {name}")
         click.echo(f"    sha256 {entry.digest or 'unverified: its origin is known, its numbers have been compared with no reference'}")
         click.echo(f"    licence {entry.licence}")
-
-
-class _Bar:
-    """Download progress: a bar on a terminal, a line every quarter in a pipe."""
-
-    def __enter__(self) -> _Bar:
-        self.rich = self.task = self.said = None
-        return self
-
-    def __exit__(self, *_) -> None:
-        if self.rich is not None:
-            self.rich.stop()
-
-    def __call__(self, file: str, done: int, total: int) -> None:
-        if not sys.stderr.isatty():
-            quarter = (file, 4 * done // total if total else 0)
-            if quarter != self.said:
-                self.said = quarter
-                click.echo(f"{file}: {done / 1e6:.0f} of {total / 1e6:.0f} MB", err=True)
-            return
-        if self.rich is None:
-            from rich.console import Console
-            from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-            columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-            self.rich = Progress(*columns, console=Console(stderr=True))
-            self.rich.start()
-        if self.said != file:
-            self.said, self.task = file, self.rich.add_task(file)
-        self.rich.update(self.task, completed=done, total=total or None)

@@ -17,8 +17,9 @@ class Dataset:
     """Training images.
 
     images: uint8 [N,C,H,W], in memory, on a device, or over a memory-mapped file. labels: int64 [N] class numbers, or None.
+    class_names: of class 0, 1, ...; the numbers themselves where there are labels and no names.
     names: paths inside the source, in order. fingerprint: sha256 of the content and how it was prepared, wherever it lies.
-    notes: what the user should be told once.
+    notes: what the user should be told once. Raises HandfulError for labels that don't fit.
     """
 
     images: Tensor
@@ -30,6 +31,18 @@ class Dataset:
     mapped: bool = False
     rows: Tensor | None = None           # int64: which of `images` these are; None: all. Labels, groups and names are those of the rows.
     groups: Tensor | None = None         # int64 [N] on the CPU: images of one number stay together in a split
+
+    def __post_init__(self) -> None:
+        if self.labels is None:
+            return
+        if self.labels.shape != (len(self),):
+            raise HandfulError(f"labels of shape {list(self.labels.shape)} for {len(self)} images; give one class number for each")
+        least, most = (int(v) for v in self.labels.aminmax()) if len(self) else (0, -1)
+        self.class_names = self.class_names or [str(i) for i in range(most + 1)]
+        if least < 0 or most >= self.num_classes:
+            wrong = least if least < 0 else most
+            raise HandfulError(f"labels: one image has class {wrong}, but the {self.num_classes} classes are numbered 0 to {self.num_classes - 1}; "
+                               f"correct it, or name the class in class_names")
 
     def __len__(self) -> int:
         return self.images.shape[0] if self.rows is None else len(self.rows)
@@ -76,6 +89,13 @@ class Dataset:
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+    @property
+    def classes(self) -> dict[str, int]:
+        """Images of each class, by its name; {} without labels."""
+        if self.labels is None:
+            return {}
+        return dict(zip(self.class_names, torch.bincount(self.labels.cpu(), minlength=self.num_classes).tolist()))
 
     @property
     def channels(self) -> int:

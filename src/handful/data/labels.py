@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +26,11 @@ class Labels:
     numbers: dict[str, int] | None = None
     class_names: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    def counts(self) -> dict[str, int]:
+        """Images of each class, by its name; {} without labels."""
+        images = Counter((self.numbers or {}).values())
+        return {name: images[i] for i, name in enumerate(self.class_names)}
 
 
 def read_labels(source: Source, how: str | os.PathLike | None) -> Labels:

@@ -8,7 +8,7 @@ import os
 import shlex
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from statistics import median_low
 from typing import TYPE_CHECKING, Any
 
@@ -40,9 +40,13 @@ class Scan:
     sizes: list[tuple[int, int]] = field(default_factory=list)
     modes: Counter[str] = field(default_factory=Counter)
     animated: int = 0
-    class_names: list[str] = field(default_factory=list)
+    classes: dict[str, int] = field(default_factory=dict)         # images of each class, by its name
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def class_names(self) -> list[str]:
+        return list(self.classes)
 
     @property
     def count(self) -> int:
@@ -51,7 +55,7 @@ class Scan:
 
     @property
     def num_classes(self) -> int:
-        return len(self.class_names)
+        return len(self.classes)
 
     @property
     def median_size(self) -> tuple[int, int]:
@@ -67,11 +71,13 @@ def scan(path: str | os.PathLike, *, labels: str | os.PathLike | None = None, la
         source.require_images()
         found = read_labels(source, labels)
         notes = source.notes() + found.notes
-        result = Scan(source.path, class_names=found.class_names, problems=list(source.problems), notes=notes)
+        result = Scan(source.path, classes=found.counts(), problems=list(source.problems), notes=notes)
 
         def take(name: str, facts: Facts | Problem) -> None:
             if isinstance(facts, Problem):
                 result.problems.append(facts)
+                if found.numbers is not None:
+                    result.classes[found.class_names[found.numbers[name]]] -= 1
                 return
             result.sizes.append(facts.size)
             result.modes[facts.mode] += 1
@@ -83,6 +89,12 @@ def scan(path: str | os.PathLike, *, labels: str | os.PathLike | None = None, la
         if labels_required and not result.class_names:
             raise HandfulError(f"'{source.path}' has no labels; put each class into a folder of its own, or give a CSV file")
         return result
+
+
+def relabelled(scanned: Scan, path: str | os.PathLike, labels: str | os.PathLike | None) -> Scan:
+    """A scan of the same DATA with other labels, without looking at the images again (so unusable ones are counted in their class)."""
+    with open_source(path) as source:
+        return replace(scanned, classes=read_labels(source, labels).counts())
 
 
 def load(

@@ -15,7 +15,7 @@ from .. import catalog
 from .. import config as config_module
 from ..config import Config, merge
 from ..data import Dataset, Scan
-from ..errors import UsageError
+from ..errors import HandfulError, UsageError
 from ..seam import Strength
 from .log import duration
 
@@ -83,6 +83,36 @@ def _pick(scanned: Scan, device: torch.device, res: int | None) -> tuple[str, in
     name = FULL.get(size) or NARROW[size]
     why = f"far cheaper than StyleGAN2 at {size} pixels" if many else "made for sets of this size"
     return name, size, f"{have} and a GPU: {name}, FastGAN with DiffAugment, {why}"
+
+
+# --------------------------------------------------------------------------------------------------------------- the classes
+
+
+def wants_classes(config: Config) -> bool:
+    """Whether the generator is made for labelled images."""
+    return bool(getattr(catalog.part("arch", config.g.name, "Generator"), "wants_classes", False))
+
+
+def about_classes(config: Config, classes: Mapping[str, int]) -> list[str]:
+    """What to tell the user about the classes (images of each, by name). Raises HandfulError, or UsageError where labels weren't asked for, for
+    classes that an architecture made for them can't be trained with."""
+    path, arch = config.data.path, config.g.name
+    if not classes:
+        if wants_classes(config):
+            raise UsageError(f"{arch} is made for labelled images, and '{path}' has no labels: put each class into a folder of its own (--labels "
+                             f"folders), give --labels FILE.csv, or take another --recipe")
+        return []
+    few = [f"'{name}' has {'one image' if n else 'none'}" for name, n in classes.items() if n < 2]
+    named = ", ".join(few[:3]) + (f" and {len(few) - 3} more" if few[3:] else "")
+    if wants_classes(config):
+        if len(classes) == 1:
+            raise HandfulError(f"{arch} needs two classes or more, and the images of '{path}' are all of one ('{next(iter(classes))}'): label them "
+                               f"otherwise (--labels folders or FILE.csv), or take another --recipe")
+        if few:
+            raise HandfulError(f"{arch} learns each class from its own images, and of '{path}' class {named}: add images, or take the class out")
+    if len(classes) == 1:
+        return [f"labels: one class only ('{next(iter(classes))}'), which is like none"]
+    return [f"labels: class {named}, which is too few to learn from"] if few else []
 
 
 # --------------------------------------------------------------------------------------------------------------- the machine

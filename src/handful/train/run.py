@@ -15,7 +15,7 @@ import torch
 from .. import config as config_module
 from .. import data
 from ..config import Config
-from ..data.loading import load_for, refusal
+from ..data.loading import load_for, refusal, relabelled
 from ..errors import HandfulError, UsageError
 from ..files import in_shell, load_checkpoint, write_text
 from ..infer.model import Model, load, pick_device
@@ -90,15 +90,26 @@ def _start(lines: list[str], recipe: str, out: str | os.PathLike | None, device_
     place = config_module.sections(asked, "data", "train").data
     scanned = data.scan(place.path, labels=place.labels)
     choice = choose.choose(recipe, scanned, device, asked, world)
+    tree = config_module.assign(choice.tree, lines)
+    labels = config_module.sections(tree, "data").data.labels
+    by_itself = labels is None and choose.wants_classes(config_module.parse(tree))
+    if by_itself:                                         # a recipe for labelled images takes what DATA has
+        labels = "auto"
+    if labels != place.labels:
+        lines = [*lines, f"data.labels={json.dumps(labels)}"]
+        scanned, asked = relabelled(scanned, place.path, labels), config_module.assign({}, lines)
+        choice = choose.choose(recipe, scanned, device, asked, world)
     tree = config_module.assign(choice.tree if init_from is None else _fine_tuning(choice.tree, say), lines)
     if place.holdout:                                     # they are kept out to be looked at
         tree.setdefault("terms", {}).setdefault("heldout_logits", {"use": "heldout_logits"})
     config = config_module.parse(tree)
     config.notes = choice.why
-    for line in choice.why:
+    on_classes = choose.about_classes(config, scanned.classes)
+    if by_itself:
+        on_classes = [f"{config.g.name} is made for labelled images: takes the {scanned.num_classes} classes of {place.path}", *on_classes]
+    for line in [*choice.why, *on_classes]:
         say(line)
-    stem = data.locate(config.data.path).resolve().stem or "images"
-    folder = Path(out) if out is not None else free_name(Path("runs"), f"{stem}-{config.recipe}")
+    folder = Path(out) if out is not None else free_name(Path("runs"), f"{data.stem(config.data.path)}-{config.recipe}")
     if rank == 0 and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise _in_use(folder)
     if config.every.tensorboard:
@@ -106,9 +117,13 @@ def _start(lines: list[str], recipe: str, out: str | os.PathLike | None, device_
     if dry_run:
         if scanned.problems and not config.data.skip_bad:
             say(str(refusal(scanned.problems, scanned.count + len(scanned.problems), scanned.path)))
+        config.data.class_names = scanned.class_names
         say(choose.estimate(config, device, rank, world).line)
         return Run(folder, finished=False)
     dataset = _load(config, say, quiet)
+    for line in choose.about_classes(config, dataset.classes):                    # data.max_images may have left a class with few
+        if line not in on_classes:
+            say(line)
     config = config_module.resolved(_filled_in(config, dataset))
     evaluation.planned(config)                            # what can't be scored is said now
     say(choose.estimate(config, device, rank, world).line)
@@ -137,7 +152,7 @@ def _resume(folder: Path, lines: list[str], device_name: str, dry_run: bool, rep
     for key, (was, now) in changed.items():
         if key != "notes":
             say(f"changed: {key} {json.dumps(was)} -> {json.dumps(now)}")
-    if not data.locate(config.data.path).exists():
+    if not data.exists(config.data.path):
         raise HandfulError(f"the images of this run are no longer at {config.data.path}; name them: handful train DATA --resume {in_shell(folder)}")
     dataset = _load(config, say, quiet)
     if old.data.fingerprint and dataset.fingerprint != old.data.fingerprint:
