@@ -266,7 +266,7 @@ def test_what_makes_no_sense_or_is_missing_is_said_before_the_work(metrics, erro
 
 def test_more_errors(tmp_path):
     few, model, net = noise_set(3), tiny_model(), Projection()
-    with pytest.raises(HandfulError, match="precision needs at least 5 reals, there are 3"):
+    with pytest.raises(HandfulError, match="precision needs at least 4 reals, there are 3"):
         evaluate(model, few, ["precision"], extractor=net)
     with pytest.raises(HandfulError, match="fid1k_full takes 1000 samples, but there are 24"):
         evaluate(noise_set(), noise_set(), ["fid1k_full"], extractor=net)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 import warnings
 
 import numpy as np
@@ -204,7 +205,7 @@ def by_hand(x: torch.Tensor, y: torch.Tensor, k: int) -> dict[str, float]:
             "density": held.sum().item() / (k * len(y)), "coverage": held.any(0).double().mean().item()}
 
 
-@pytest.mark.parametrize("case", ["plain", "duplicates", "far from zero", "copies"])
+@pytest.mark.parametrize("case", ["plain", "duplicates", "far from zero", "copies", "near duplicates", "few"])
 def test_neighbourhoods_are_their_definition(case):
     x, y = normal(120, 24, 1), normal(90, 24, 2, 0.8)
     if case == "duplicates":
@@ -213,6 +214,11 @@ def test_neighbourhoods_are_their_definition(case):
         x, y = x + 1000, y + 1000
     if case == "copies":
         y = torch.cat([x[:50], y[:40]])
+    if case == "near duplicates":                                # within what a product in fp32 tells apart
+        x = torch.cat([x, x[:1] + 1e-4 * normal(60, 24, 4)])
+        y = torch.cat([y, x[:1] + 1e-4 * normal(60, 24, 5), x[130:150]])
+    if case == "few":
+        x, y = x[:6], y[:6]
     expected = {k: by_hand(x, y, k) for k in (3, 5)}
     for mb in (256, 0):                                          # 0: a row at a time
         assert manifold.count(x, y, [3, 5], Resources(memory_mb=mb)) == {k: pytest.approx(v, abs=1e-12) for k, v in expected.items()}, case
@@ -230,8 +236,31 @@ def test_neighbourhoods_of_known_sets():
     assert Precision()(x, one_mode)["value"] == 1 and Recall()(x, one_mode)["value"] < 0.01 and Coverage()(x, one_mode)["value"] < 0.2
     y = normal(400, 16, 3)
     assert Density()(x, y)["value"] == pytest.approx(1, abs=0.15) and Coverage()(x, y)["value"] == pytest.approx(1 - 2**-5, abs=0.03)
-    with pytest.raises(HandfulError, match="at least 5 reals, there are 4"):
-        Precision()(x[:4], y)
+    assert (Precision()(x[:4], y[:9])["value"], Recall()(x[:9], y[:4])["value"]) == pytest.approx(
+        (by_hand(x[:4], y[:9], 3)["precision"], by_hand(x[:9], y[:4], 3)["recall"]))
+    with pytest.raises(HandfulError, match="at least 4 reals, there are 3"):
+        Precision()(x[:3], y)
+    with pytest.raises(HandfulError, match="Recall needs at least 4 samples, there are 3"):
+        Recall()(x, y[:3])
+
+
+def test_equal_features_cost_no_more_than_others():
+    """2000 times the same picture, as a collapsed generator makes it; before, every pair of them was computed again in fp64."""
+    few = features(800, 2048, 7)
+    x, y = (torch.cat([few[i:i + 1].expand(2000, -1), few[100 + 200 * i:600 + 200 * i]]) for i in (0, 1))
+    y[2001] = y[0]
+    start = time.process_time()
+    found = manifold.count(x, y, [3, 5], Resources())
+    assert time.process_time() - start < 4 and len(x) == len(y) == 2500
+    (x, nx), (y, ny) = (s.unique(dim=0, return_counts=True) for s in (x, y))                    # the definition, with each row n times
+    assert len(x) == 501 and nx.max() == 2000
+    real, fake, cross = (torch.cdist(a.double(), b.double(), compute_mode="donot_use_mm_for_euclid_dist") for a, b in ((x, x), (y, y), (y, x)))
+    for k in (3, 5):
+        of_real, of_fake = (torch.stack([row.repeat_interleave(n).sort().values[k] for row in d]) for d, n in ((real, nx), (fake, ny)))
+        held, caught = cross <= of_real[None], cross <= of_fake[:, None]
+        assert found[k] == pytest.approx({
+            "precision": int(ny[held.any(1)].sum()) / 2500, "recall": int(nx[caught.any(0)].sum()) / 2500,
+            "coverage": int(nx[held.any(0)].sum()) / 2500, "density": float(ny.double() @ held.double() @ nx.double()) / (k * 2500)}, abs=1e-12)
 
 
 def test_neighbourhoods_work_once_for_all():

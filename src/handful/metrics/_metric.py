@@ -78,7 +78,7 @@ class Metric:
     def __call__(self, real: Tensor, fake: Tensor, resources: Resources | None = None) -> dict[str, Any]:
         """From features [N,D] and [M,D]: {"value", "protocol", "count_real", "count_fake", ...}. All of both are taken."""
         real, fake = Stats(features=real.detach().float().cpu()), Stats(features=fake.detach().float().cpu())
-        self.enough(real.count, fake.count, "features")
+        self.enough(real.count, fake.count, type(self).__name__)
         found = self.compute(real, fake, resources or Resources())
         return {**found, "protocol": self.words(real.count, fake.count), "count_real": real.count, "count_fake": fake.count}
 
