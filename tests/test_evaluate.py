@@ -421,6 +421,19 @@ def test_metrics_are_listed(capsys):
     assert run(group, ["list", "metrics", "kid"]) == 0 and "subsets" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name, words", [
+    ("fid5k_train", "5000, of a model | what the model was trained on | no mirror images | n - 1 | inception"),
+    ("fid10k_test", "10000 | never saw | n - 1"), ("kid50k_full", "50000 | all pictures of DATA, at most 1000000 | 100 of 1000"),
+    ("pr50k3_full", "precision and recall | at most 200000 | k = 3 | VGG16"), ("ppl_wend", "path length in w | 50000 pairs | t = 0 | centre | lpips"),
+    ("is50k", "Inception Score | none | 10 parts"), ("fid50k", "at most 50000 | with their mirror images"), ("kid5k", "5000")])
+def test_a_protocol_is_explained(name, words, capsys):
+    assert run(group, ["list", "metrics", name]) == 0
+    out = capsys.readouterr().out
+    assert all(word in out for word in words.split(" | ")) and out.startswith("protocol")
+    assert run(group, ["list", "metrics", name, "--json"]) == 0 and json.loads(capsys.readouterr().out)["metric"] == protocol(name).name
+    assert run(group, ["list", "metrics", name + "x"]) == 2 and "unknown metric" in capsys.readouterr().err
+
+
 # -------------------------------------------------------------------------------------------------------------------- several processes
 
 

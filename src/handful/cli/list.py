@@ -17,10 +17,17 @@ from .. import catalog
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(kind: str | None, name: str | None, as_json: bool) -> None:
-    """List the methods of one KIND, or of all; with a NAME: its settings, their defaults, where it comes from.
+    """List the methods of one KIND, or of all; with a NAME: its settings, their defaults, where it comes from. The NAME of a metric may be that
+    of a protocol (fid5k_train): what it stands for.
 
     A setting is given in the configuration, e.g. handful train DATA --set terms.lecam.weight=0.1
     """
+    if name and kind == "metrics" and name not in catalog.names("metrics") and not set(name) & set(":."):
+        from ..metrics._protocols import explained
+
+        found = explained(name)
+        click.echo(json.dumps(found, indent=1, ensure_ascii=False) if as_json else "\n".join(_aligned([*found.items()], indent=0)))
+        return
     if name and kind:
         found = describe(kind, name)
         click.echo(json.dumps(found, indent=1, ensure_ascii=False) if as_json else _page(found))
@@ -33,6 +40,10 @@ def command(kind: str | None, name: str | None, as_json: bool) -> None:
         if not kind:
             click.echo(f"{k}:" if methods else f"{k}: none yet")
         click.echo("".join(f"{line}\n" for line in _aligned([*methods.items()], indent=0 if kind else 2)), nl=False)
+        if k == "metrics":
+            from ..metrics._protocols import NAMED
+
+            click.echo(f"{'' if kind else '  '}protocols of the papers: {' '.join(NAMED)} ...; what one stands for: handful list metrics {NAMED[-1]}")
 
 
 def describe(kind: str, name: str) -> dict[str, Any]:

@@ -15,11 +15,14 @@ eval mode, and resizing is the network's own.
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from .. import catalog
 from ..catalog import Use
 from ..errors import UsageError, nearest
-from ._metric import Metric
+
+if TYPE_CHECKING:                        # names are listed without torch
+    from ._metric import Metric
 
 NAMED = ("fid50k_full", "kid50k_full", "pr50k3_full", "is50k", "ppl2_wend", "fid10k_test", "fid10k_train", "is10k", "fid5k_train")
 _COUNTED = re.compile(r"(fid|kid|is|pr)(\d+)k(3?)(?:_(full|train|test))?")
@@ -32,8 +35,12 @@ def resolve(name: str) -> Metric:
         return catalog.build("metrics", Use(name))
     use = protocol(name)
     if use is None:
-        raise UsageError(f"unknown metric '{name}'{nearest(name, [*catalog.names('metrics'), *NAMED])}")
+        raise unknown(name)
     return catalog.build("metrics", use)
+
+
+def unknown(name: str) -> UsageError:
+    return UsageError(f"unknown metric '{name}'{nearest(name, [*catalog.names('metrics'), *NAMED])}")
 
 
 def protocol(name: str) -> Use | None:
@@ -55,3 +62,37 @@ def protocol(name: str) -> Use | None:
     if kind == "kid":
         return Use("kid", way="subsets", **{"max_reals": 1_000_000, **common})
     return Use("precision", with_recall=True, extractor="vgg16", **{"max_reals": 200_000, **common})
+
+
+def explained(name: str) -> dict[str, str]:
+    """What a protocol stands for, in words: {"protocol", "metric", "samples", "reals", "network", more}. Raises UsageError for other names."""
+    use, match = protocol(name), _COUNTED.fullmatch(name)
+    if use is None:
+        raise unknown(name)
+    k = use.kwargs
+    if use.name == "ppl":
+        walk = "the whole way between two latents (t random)" if k["sampling"] == "full" else "the start of the way between two latents (t = 0)"
+        crop = "the centre, where a face would be, then " if k["crop"] else ""
+        return {"protocol": f"{name}: perceptual path length in {k['space']}, as StyleGAN{'' if k['crop'] else '2-ADA'} measures it", "metric": "ppl",
+                "samples": f"{k['samples']} pairs at {walk}, a step of 1e-4 apart", "reals": "none",
+                "pictures": f"{crop}blocks averaged to 256 pixels", "network": "lpips (VGG16)"}
+    title = {"fid": "Frechet inception distance", "kid": "kernel inception distance", "is": "Inception Score", "pr": "precision and recall"}[match[1]]
+    source = {"full": "StyleGAN2-ADA, InsGen", None: "StyleGAN, StyleGAN2 (older)", "train": "DiffAugment, FastGAN, DigGAN",
+              "test": "DiffAugment, DigGAN"}
+    found = {"protocol": f"{name}: {title}, as in {source[match[4]] if match[1] != 'is' else 'StyleGAN2-ADA, DiffAugment, DigGAN'}",
+             "metric": use.name, "samples": f"{k['samples']}, of a model or a folder that has as many"}
+    if match[1] == "is":
+        return found | {"reals": "none", "network": "inception with its classes; 10 parts, their mean and deviation"}
+    which = {"all": "all pictures of DATA", "train": "what the model was trained on (beside a folder: all of DATA)",
+             "test": "pictures the model never saw: held out, or the test set that belongs to DATA"}
+    most = f", at most {k['max_reals']} drawn at random" if k.get("max_reals") else ""
+    mirrored = "; with their mirror images where the model was trained with them" if k.get("flips") == "trained" else "; no mirror images"
+    found |= {"reals": which[k["reals"]] + most + mirrored}
+    if match[1] == "fid":
+        found |= {"covariance": "divided by n - 1" if k["ddof"] else "divided by n"}
+    if match[1] == "kid":
+        found |= {"subsets": "100 of 1000, fewer where there are fewer pictures; kernel (x.y/D + 1)^3"}
+    if match[1] == "pr":
+        found |= {"neighbours": "k = 3"}
+    inception = "inception (2015), TensorFlow 1's bilinear resizing to 299 pixels"
+    return found | {"network": "VGG16, its second dense layer" if match[1] == "pr" else inception}
