@@ -21,7 +21,7 @@ from handful.cli import group, run
 from handful.data import load
 from handful.errors import HandfulError, UsageError
 from handful.features import LPIPS
-from handful.infer.model import Model, generator_of
+from handful.infer.model import Model, SeedRng, generator_of, to_uint8
 from handful.metrics import KID, _cache, _pass, _session, evaluate, lpips_diversity, ppl
 from handful.metrics._metric import Job
 from handful.metrics._pictures import Drawn, Filed, Held, shuffled
@@ -172,6 +172,38 @@ def test_train_and_test_reals_are_told_by_the_fingerprint(tmp_path):
     found = evaluate(subset, photos, ["fid1k_train", "fid1k_full", "fid1k"], extractor=Projection())
     assert {k: v["count_real"] for k, v in found.items()} == {"fid1k_train": 8, "fid1k_full": 20, "fid1k": 40}          # trained with flips
     assert "mirror images" in found["fid1k"]["protocol"] and "against 8 training images" in found["fid1k_train"]["protocol"]
+
+
+def test_batch_statistics_are_those_of_fifty_seeds(tmp_path):
+    """As BigGAN's papers sample for their scores: nothing of the model moves, and a picture depends on its seed, not on who made it."""
+    model = tiny_model("g=fastgan", "g.ngf=4", "g.z_dim=8", "data.resolution=32", "g.sync_batch_norm=true")
+    G, data = model.generator, noise_set(resolution=32)
+    before = {k: v.clone() for k, v in G.state_dict().items()}
+    flags = [(m.training, getattr(m, "track_running_stats", None), getattr(m, "sync", None)) for m in G.modules()]
+    standing, batch = (torch.cat([x for _, x in Drawn(model, data, statistics=s).batches(range(100), 16)]) for s in ("standing", "batch"))
+    assert (standing.int() - batch.int()).abs().double().mean() > 1
+    assert all(torch.equal(v, G.state_dict()[k]) for k, v in before.items())
+    assert flags == [(m.training, getattr(m, "track_running_stats", None), getattr(m, "sync", None)) for m in G.modules()]
+    with torch.no_grad():
+        for m in G.modules():
+            m.train(isinstance(m, nn.BatchNorm2d))
+        by_hand = G(model.latents(range(50, 100)), rng=SeedRng(range(50, 100), torch.device("cpu"))).image
+        G.load_state_dict(before)
+        G.eval()
+    assert (to_uint8(by_hand).transpose(0, 3, 1, 2).astype(int) - batch[50:].numpy()).__abs__().max() <= 1
+    share = Drawn(model, data, statistics="batch").batches(range(37, 70), 7)
+    places, pictures = (torch.cat(parts) for parts in zip(*share))
+    assert places.tolist() == list(range(37, 70)) and torch.equal(pictures, batch[37:70])
+    score = lambda **more: evaluate(model, data, ["kid"], 60, extractor=Projection(), **more)["kid"]
+    assert "batch norm with standing statistics" in score()["protocol"] and "over each 50 samples" in score(statistics="batch")["protocol"]
+    assert score()["value"] != score(statistics="batch")["value"]
+    model.config.evaluate.statistics = "batch"
+    assert score() == score(statistics="batch")
+    assert "batch norm" not in evaluate(tiny_model(), noise_set(), "kid", 9, extractor=Projection())["kid"]["protocol"]
+    with pytest.raises(UsageError, match="--statistics batch is about a model's batch norm"):
+        evaluate(data, data, "kid", extractor=Projection(), statistics="batch")
+    with pytest.raises(UsageError, match="statistics='live': must be one of standing, batch"):
+        score(statistics="live")
 
 
 # -------------------------------------------------------------------------------------------------------------- one pass, and the cache

@@ -18,11 +18,12 @@ import click
 @click.option("--batch", type=click.IntRange(1), help="Images at once [default: 16, 64 on a GPU].")
 @click.option("--res", type=click.IntRange(8), help="Of two folders: bring both to this size [default: as they are].")
 @click.option("--trunc", type=click.FloatRange(0, 2), default=1.0, show_default=True, help="Truncation; figures to compare have none.")
+@click.option("--statistics", type=click.Choice(["standing", "batch"]), help="Of batch norm while sampling [default: as MODEL's settings say].")
 @click.option("--extractor", help="The network that looks [default: the metric's own, mostly inception].")
 @click.option("--resize", type=click.Choice(["official", "clean"]), help="How inception's input is resized [default: official].")
 @click.option("--skip-bad", is_flag=True, help="Leave unusable files of DATA out instead of stopping.")
 @click.option("--no-cache", is_flag=True, help="Look at the reals again, though nothing has changed.")
-def command(model, data, metrics, samples, json_file, device, batch, res, trunc, extractor, resize, skip_bad, no_cache):
+def command(model, data, metrics, samples, json_file, device, batch, res, trunc, statistics, extractor, resize, skip_bad, no_cache):
     """Score MODEL (a run folder, checkpoint or .safetensors), or a FOLDER or zip of pictures, against the pictures of DATA.
 
     With a MODEL, DATA is prepared as its training images were; two folders are compared as they are. A folder with a config.json is
@@ -39,7 +40,8 @@ def command(model, data, metrics, samples, json_file, device, batch, res, trunc,
     say = (lambda line: click.echo(f"note: {line}", err=True)) if rank == 0 else None
     with Stages() as stages:
         found = evaluate(model, data, names, samples, device=device, batch=batch, res=res, extractor=extractor, resize=resize,
-                         truncation=trunc, skip_bad=skip_bad, cache=not no_cache, progress=stages, say=say)
+                         truncation=trunc, statistics=statistics, skip_bad=skip_bad, cache=not no_cache,
+                         progress=stages if rank == 0 else None, say=say)
     if rank:
         return
     text = json.dumps(found, indent=1)

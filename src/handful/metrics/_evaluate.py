@@ -32,6 +32,7 @@ def evaluate(
     extractor: str | nn.Module | None = None,
     resize: str | None = None,
     truncation: float = 1.0,
+    statistics: str | None = None,
     skip_bad: bool = False,
     cache: bool = True,
     memory_mb: int = 256,
@@ -48,7 +49,9 @@ def evaluate(
     folders are compared at the files' own sizes, or both at `res` pixels. metrics: names of `handful list metrics`, or protocols of
     the papers (fid50k_full, fid5k_train ...: metrics/_protocols.py), which fix the numbers themselves. samples: of the model, for
     the plain ones; by default as many as there are reals, from 5000 to 50000. Sample i is the picture of seed i, its class that of
-    a random real. extractor, resize: instead of the metric's own ("inception", "official"). cache: keep statistics of the reals.
+    a random real. statistics: of batch norm while sampling, "standing" or "batch" (of 50 samples at a time; BigGAN's papers), None: as the
+    model's configuration says. extractor, resize: instead of the metric's own ("inception", "official"). cache: keep statistics of
+    the reals.
     memory_mb: for blocks of a matrix between all images. progress: called with (stage, done, total, seconds left or None); what it
     raises ends the work. say: gets notes, line by line. together: divide the work among all processes of torch.distributed, where
     it runs; all must call this then, all get the result, and each has its progress called about its own share. heldout: with `data`
@@ -60,8 +63,8 @@ def evaluate(
     world = World.here() if together else World()
     with ExitStack() as stack:
         session = _planned(stack, world, model, data, metrics, samples, device=device, batch=batch, res=res, extractor=extractor,
-                           resize=resize, truncation=truncation, skip_bad=skip_bad, cache=cache, memory_mb=memory_mb,
-                           progress=progress, say=say, heldout=heldout)
+                           resize=resize, truncation=truncation, statistics=statistics, skip_bad=skip_bad, cache=cache,
+                           memory_mb=memory_mb, progress=progress, say=say, heldout=heldout)
         session.look()
         return {name: session.score(name) for name in session.metrics}
 
@@ -75,9 +78,9 @@ def planned(*args: Any, **keywords: Any) -> Iterator[Session]:
 
 def _planned(stack: ExitStack, world: World, model: Model | _sets.Given, data: _sets.Given, metrics: str | Iterable[str],
              samples: int | None, *, device: str | torch.device = "auto", batch: int | None = None, res: int | None = None,
-             extractor: str | nn.Module | None = None, resize: str | None = None, truncation: float = 1.0, skip_bad: bool = False,
-             cache: bool = True, memory_mb: int = 256, progress: Progress | None = None, say: Callable[[str], None] | None = None,
-             heldout: Dataset | None = None) -> Session:
+             extractor: str | nn.Module | None = None, resize: str | None = None, truncation: float = 1.0, statistics: str | None = None,
+             skip_bad: bool = False, cache: bool = True, memory_mb: int = 256, progress: Progress | None = None,
+             say: Callable[[str], None] | None = None, heldout: Dataset | None = None) -> Session:
     """Arguments as of `evaluate`; what is opened is closed with `stack`."""
     on = model.device if isinstance(model, Model) else pick_device(str(device))
     if on.type == "cuda":
@@ -88,7 +91,9 @@ def _planned(stack: ExitStack, world: World, model: Model | _sets.Given, data: _
         raise UsageError(f"no metrics; name some, e.g. {','.join(DEFAULT)}")
     if samples is not None and samples < 2:
         raise UsageError(f"samples={samples}: take 2 or more; 5000 is usual")
+    if statistics not in (None, "standing", "batch"):
+        raise UsageError(f"statistics={statistics!r}: must be one of standing, batch")
     session = Session(wanted, samples, on, batch or (64 if on.type == "cuda" else 16), world, Clock(progress), cache, memory_mb)
-    session.open(model, data, res, truncation, skip_bad, say or (lambda line: None), stack, heldout)
+    session.open(model, data, res, truncation, statistics, skip_bad, say or (lambda line: None), stack, heldout)
     session.plan(extractor, resize)
     return session

@@ -8,11 +8,13 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from itertools import groupby
 from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data import Dataset
 from ..data.decode import Preparation, picture, pixels
@@ -21,17 +23,21 @@ from ..data.problems import Problem, attempt
 from ..data.sources import open_source
 from ..data.threads import in_threads
 from ..infer.model import Model, SeedRng, to_uint8
+from ..nn.norm import batch_statistics
 from ..rng import derive
+
+TOGETHER = 50                            # samples that share batch statistics, as in the evaluations of BigGAN, DiffAugment and DigGAN
 
 Batches = Iterator[tuple[Tensor, Tensor]]
 
 
 class Pictures(Protocol):
     """count: how many there are, None for as many as one wants. fingerprint: of the content and order, None where it isn't
-    lasting."""
+    lasting. manner: how they were made, in words, where there is more than one way."""
 
     count: int | None
     fingerprint: str | None
+    manner: str
 
     def batches(self, at: Sequence[int], batch: int) -> Batches:
         """The pictures at these places, in batches of one size: (places int64 [B], uint8 [B,C,H,W])."""
@@ -44,6 +50,8 @@ def shuffled(n: int) -> Tensor:
 
 class Held:
     """A data set in memory; mirrored: each picture and its mirror image."""
+
+    manner = ""
 
     def __init__(self, dataset: Dataset, mirrored: bool = False) -> None:
         self.dataset = dataset
@@ -78,6 +86,8 @@ class Held:
 
 class Filed:
     """Files of a folder or a zip at their own sizes, decoded as they are wanted. Raises HandfulError for one that can't be used."""
+
+    manner = ""
 
     def __init__(self, path: str | os.PathLike) -> None:
         self.source = open_source(path)
@@ -118,13 +128,24 @@ class Filed:
 
 
 class Drawn:
-    """Samples of a model: the picture at place i is that of seed i, of the class of a random image of the data set."""
+    """Samples of a model: the picture at place i is that of seed i, of the class of a random image of the data set.
+
+    statistics: "standing", batch norm as people's samples have it; "batch", that of each batch of TOGETHER samples (seeds 0 .. 49, 50 .. 99, ...),
+    so that a picture still depends on its seed alone.
+    """
 
     count = fingerprint = None
 
-    def __init__(self, model: Model, data: Dataset | None, truncation: float = 1.0) -> None:
+    def __init__(self, model: Model, data: Dataset | None, truncation: float = 1.0, statistics: str = "standing") -> None:
         self.model, self.truncation = model, truncation
         self.classes = _classes(model, data)                 # int64 [images with a class of the model], or None
+        normed = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.generator.modules())
+        self.statistics = statistics if normed else ""       # without batch norm there is no difference
+        self._made: tuple[int, Tensor] = (-1, torch.empty(0))
+
+    @property
+    def manner(self) -> str:
+        return {"": "", "standing": "batch norm with standing statistics", "batch": f"batch norm over each {TOGETHER} samples"}[self.statistics]
 
     def labels(self, seeds: Sequence[int]) -> Tensor | None:
         """c int64 [N]: as the data's labels are distributed; the classes in turn where the data has none."""
@@ -133,14 +154,25 @@ class Drawn:
         found = [int(self.classes[derive("metrics", "label", seed) % len(self.classes)]) for seed in seeds]
         return torch.tensor(found, device=self.model.device)
 
-    @torch.inference_mode()
     def batches(self, at: Sequence[int], batch: int) -> Batches:
         seeds = list(at)
+        if self.statistics == "batch":
+            for number, some in groupby(seeds, lambda seed: seed // TOGETHER):
+                if self._made[0] != number:
+                    self._made = number, self._pictures(list(range(number * TOGETHER, (number + 1) * TOGETHER)))
+                yield (places := torch.tensor(list(some))), self._made[1][places % TOGETHER]
+            return
         for start in range(0, len(seeds), batch):
             some = seeds[start:start + batch]
-            rng = SeedRng(some, self.model.device)
-            image = self.model.generator.sample(self.model.latents(some), self.labels(some), rng=rng, truncation=self.truncation)
-            yield torch.tensor(some), torch.from_numpy(np.ascontiguousarray(to_uint8(image).transpose(0, 3, 1, 2)))
+            yield torch.tensor(some), self._pictures(some)
+
+    @torch.inference_mode()
+    def _pictures(self, seeds: list[int]) -> Tensor:
+        """uint8 [N,C,H,W]"""
+        rng, G = SeedRng(seeds, self.model.device), self.model.generator
+        with batch_statistics(G) if self.statistics == "batch" else nullcontext():
+            image = G.sample(self.model.latents(seeds), self.labels(seeds), rng=rng, truncation=self.truncation)
+        return torch.from_numpy(np.ascontiguousarray(to_uint8(image).transpose(0, 3, 1, 2)))
 
 
 def _classes(model: Model, data: Dataset | None) -> Tensor | None:

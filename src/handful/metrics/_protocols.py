@@ -7,9 +7,9 @@
     ppl_zfull  ppl_wfull  ppl_zend  ppl_wend                        StyleGAN: the centre of the picture
 
 Other numbers are read likewise: kid5k_full. `train` and `test` divide FID's covariance by n - 1, as those papers' code does; `full`
-by n. Deviations: "the first 50000 reals" are a random choice (files are often sorted by class). FastGAN's and DiffAugment's own
-code sampled with the batch statistics of the moment, and FastGAN's resized to 512, 256 and 299 pixels in turn; here models are in
-eval mode, and resizing is the network's own.
+by n. Deviations: "the first 50000 reals" are a random choice (files are often sorted by class). BigGAN's, DiffAugment's, DigGAN's and
+FastGAN's own code sampled with the batch statistics of the moment: here it is the model's configuration (evaluate.statistics) that
+says so, or --statistics batch. FastGAN's resized to 512, 256 and 299 pixels in turn; here resizing is the network's own.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ class Session:
     notes: dict[str, str] = field(default_factory=dict)
     shared: dict[Any, Any] = field(default_factory=dict)                             # see Resources
 
-    def open(self, model, data, res, truncation, skip_bad, say, stack: ExitStack, heldout: Dataset | None = None) -> None:
+    def open(self, model, data, res, truncation, statistics, skip_bad, say, stack: ExitStack, heldout: Dataset | None = None) -> None:
         """Finds the fakes and, for each kind of reals that is wanted, the reals."""
         if isinstance(model, str | os.PathLike) and _sets.is_model(model):
             model = load(model, self.device)
@@ -76,8 +76,10 @@ class Session:
             self.model = model
             sets = _sets.beside_model(model, data, {m.reals for m in self.metrics.values()}, skip_bad, reading, say)
             sets |= {"test": heldout} if heldout is not None else {}
-            self.fakes = Drawn(model, sets["all"], truncation)
+            self.fakes = Drawn(model, sets["all"], truncation, statistics or model.config.evaluate.statistics)
         else:
+            if statistics is not None:
+                raise UsageError(f"--statistics {statistics} is about a model's batch norm; pictures are compared as they are")
             self.fakes, whole = (_sets.opened(given, res, skip_bad, stack, reading) for given in (model, data))
             sets = dict.fromkeys(("all", "train", "test"), whole)
         for m in self.metrics.values():
@@ -177,7 +179,8 @@ class Session:
         real = self.seen[which, m.extractor].stats(m.takes[0], n_real) if m.takes[0] else None
         found = m.compute(real, self.seen["fakes", m.extractor].stats(m.takes[1], n_fake), resources, self._key(name))
         note = "; ".join(filter(None, [found.pop("note", ""), self.notes.get(name, "")]))
-        about = {"better": m.better, "protocol": f"{m.words(n_real, n_fake)}; {network.name}, {network.resize}",
+        how = f"; {self.fakes.manner}" if self.fakes.manner else ""
+        about = {"better": m.better, "protocol": f"{m.words(n_real, n_fake)}; {network.name}, {network.resize}{how}",
                  "count_real": n_real if m.takes[0] else 0, "count_fake": n_fake,
                  **({"model_images_seen": self.model.images_seen} if self.model else {}),
                  "resize": network.resize, "extractor": network.name, "extractor_digest": network.digest}

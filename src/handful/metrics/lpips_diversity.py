@@ -77,6 +77,7 @@ class LPIPSDiversity(Metric):
                 tick(len(x))
         least = job.world.gathered(least[None], [1] * job.world.size).min(0).values
         words = f"{pairs} pairs of samples, {real_pairs} of reals at {size} pixels; {nearest} samples against {reals} reals at {near_size}"
+        words += f"; {job.fakes.manner}" if job.fakes.manner else ""
         about = {"protocol": words, "better": self.better, "extractor": "lpips vgg16", "count_real": reals, "count_fake": fakes,
                  "resize": f"bilinear, antialiased, to {size} pixels"}
         return {"value": float(within.mean()), "stderr": float(within.std(correction=int(pairs > 1)) / pairs**0.5),

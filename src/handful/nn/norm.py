@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -41,6 +44,20 @@ class BatchNorm2d(nn.BatchNorm2d):
             scale = self.weight * scale
         shift = -mean_all * scale if self.bias is None else self.bias - mean_all * scale
         return torch.addcmul(shift[:, None, None], wide, scale[:, None, None]).to(x.dtype)
+
+
+@contextmanager
+def batch_statistics(module: nn.Module) -> Iterator[None]:
+    """Inside, every batch norm within takes the statistics of the batch at hand, of this process alone, and changes no buffer."""
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    kept = [(m.training, m.track_running_stats, getattr(m, "sync", False)) for m in norms]
+    for m in norms:
+        m.training, m.track_running_stats, m.sync = True, False, False
+    try:
+        yield
+    finally:
+        for m, (training, tracked, sync) in zip(norms, kept):
+            m.training, m.track_running_stats, m.sync = training, tracked, sync
 
 
 class _Sum(torch.autograd.Function):
