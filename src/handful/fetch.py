@@ -173,6 +173,8 @@ def npm_urls(package: str, version: str) -> list[str]:
     try:
         with _open(f"{registry}/{package}/{version}", {"Accept": "application/json"}) as response:
             return [_with_login(json.loads(response.read())["dist"]["tarball"], registry)]
+    except urllib.error.HTTPError as fault:
+        raise Unreachable(f"{_host(registry)} answers {fault.code} {fault.reason}") from None
     except (OSError, ValueError, KeyError, TypeError) as fault:
         raise Unreachable(f"{_host(registry)}: {_reason(fault)}") from None
 

@@ -115,7 +115,7 @@ def load(
     progress: Progress | None = None,
     min_images: int = 2,
 ) -> Dataset:
-    """Decodes a folder or a zip into a `Dataset`. Nothing of the source is changed.
+    """Decodes a folder, a zip or a set by name ("cifar10:10%") into a `Dataset`. Nothing of the source is changed.
 
     resolution: pixels of a side, or (height, width).
     fit: crop (centre), pad (mid-grey) or stretch. filter: lanczos, box, bicubic, bilinear or nearest; it moves FID.

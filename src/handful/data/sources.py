@@ -17,6 +17,7 @@ from handful.errors import HandfulError
 
 NAMED = {"demo": Path(__file__).parent / "demo" / "emoji.zip"}  # sets that come with handful; a file of that name comes first
 GIVEN = {"tiny-imagenet": "tiny-imagenet-200", "cub200": "CUB_200_2011", "imagenet": "ILSVRC"}  # sets that the user has to bring
+_WINDOWS = os.name == "nt"
 _SPLIT = re.compile(rf"(.+):({'|'.join(SPLITS)})", re.DOTALL)
 
 
@@ -93,7 +94,7 @@ def open_source(path: str | os.PathLike) -> Source:
 def _parted(typed: str) -> tuple[Path, str | None]:
     """"PATH:val" as PATH and "val"; a drive's letter is no PATH."""
     found = _SPLIT.fullmatch(typed)
-    if found and not (os.name == "nt" and len(found[1]) == 1):
+    if found and not (_WINDOWS and len(found[1]) == 1):
         return Path(found[1]).expanduser(), found[2]
     return Path(typed).expanduser(), None
 
