@@ -1,0 +1,1 @@
+"""Published tables and experiments, run again: `handful reproduce`."""
