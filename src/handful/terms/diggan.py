@@ -98,7 +98,10 @@ class DigGAN(Term):
         return tuple(norms[ctx.slots.start:ctx.slots.stop] for norms in kept)
 
     def commit(self, side: Side, means: Mapping[str, Tensor], gathered: Mapping[str, Tensor], nets: Nets, images: int) -> None:
-        self.real_norms, self.fake_norms = gathered["real_norms"].clone(), gathered["fake_norms"].clone()
+        for name, norms in gathered.items():
+            if getattr(self, name).shape != norms.shape:                         # the first time, and after a change of the batch size
+                setattr(self, name, torch.empty_like(norms))
+            getattr(self, name).copy_(norms)
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *more: Any) -> None:
         for name in ("real_norms", "fake_norms"):                                # as long as the batch that they were made with
