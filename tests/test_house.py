@@ -24,7 +24,8 @@ MAY_IMPORT = {                                           # room -> rooms it may 
     "ops": set(), "features": set(), "nn": {"ops"}, "arch": {"nn", "ops"}, "data": set(), "augment": {"ops"}, "losses": set(),
     "terms": {"features", "nn", "ops"}, "recipes": set(), "infer": set(),
     "interop": set(), "metrics": {"infer", "features", "data", "nn"}, "train": {"data", "features", "infer", "metrics", "ops", "recipes"},
-    "cli": {"train", "infer", "metrics", "data", "features", "recipes"}}
+    "reproduce": {"train", "infer", "metrics", "features", "recipes"},
+    "cli": {"train", "infer", "metrics", "data", "features", "recipes", "reproduce"}}
 GROUND_ORDER = {"errors": set(), "files": {"errors"}, "fetch": {"errors"}, "unpickle": {"errors"}, "rng": set(), "seam": {"rng"}, "catalog": {"errors"},
                 "config": {"catalog", "errors"}, "_lazy": {"catalog", "errors"}}
 

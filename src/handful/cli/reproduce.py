@@ -41,6 +41,7 @@ def command(table, row, data_set, data, against, scale, seed, seeds, samples, se
         return click.echo(_show.as_json(found, out) if as_json else "\n".join(_show.table(found, out)))
     if any(r.table != found[0].table for r in found):
         raise UsageError(f"'{table}' has several tables: {', '.join(dict.fromkeys(r.table for r in found))}; name one")
+    from handful.cli.evaluate import Stages
     from handful.reproduce import _run
 
     chosen, results = _tables.pick(found, row, data_set), []
@@ -48,7 +49,8 @@ def command(table, row, data_set, data, against, scale, seed, seeds, samples, se
         job = _run.Job(chosen, data, against, scale, number, samples, tuple(settings), out, device)
         if dry_run:
             return _run.describe(job, click.echo)
-        result = _run.reproduce(job, click.echo)
+        with Stages() as stages:
+            result = _run.reproduce(job, click.echo, stages)
         if result is None:
             click.echo("stopped and saved; the same command goes on")
             return 130

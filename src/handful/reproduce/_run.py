@@ -21,12 +21,13 @@ from ..files import in_shell, write_text
 from ..infer.model import pick_device
 from ..metrics import evaluate
 from ..metrics._protocols import resolve
-from ..train import choose, train
+from ..metrics._session import Progress
+from ..train import checkpoint, choose, train
 from . import _tables
 from ._tables import RESULT, Row, value_of
 
 Say = Callable[[str], None]
-TRIAL = 8                                # images of a batch while the cost is estimated on a CPU
+PIXELS = 2 ** 19                         # of a batch while the cost is estimated on a CPU
 BEATS = 100                              # log, previews and checkpoints of a shortened run: at most this often
 
 
@@ -168,18 +169,18 @@ def describe(job: Job, say: Say) -> None:
     if config.data.labels is not None:
         config.data.class_names = [str(i) for i in range(10)]            # how many there are costs next to nothing
     trial = ""
-    if device.type == "cpu" and config.train.batch > TRIAL:              # a step of a large batch takes minutes there
-        t = config.train
-        trial = f" (tried with batches of {TRIAL}; {t.batch} need more memory)"
-        t.batch, t.g_batch, t.micro_batch = TRIAL, t.g_batch and t.g_batch * TRIAL // t.batch, None
+    t, most = config.train, max(4, PIXELS // config.data.resolution ** 2)
+    if device.type == "cpu" and t.batch > most:                          # a step of a large batch takes minutes there
+        trial = f" (tried with batches of {most}; {t.batch} need more memory)"
+        t.batch, t.g_batch, t.micro_batch = most, t.g_batch and t.g_batch * most // t.batch, None
     say(f"here: {choose.estimate(config_module.resolved(config), device).line}{trial}")
 
 
-def reproduce(job: Job, say: Say = print) -> dict[str, Any] | None:
+def reproduce(job: Job, say: Say = print, progress: Progress | None = None) -> dict[str, Any] | None:
     """Trains the row's setting where that isn't done, scores what isn't scored yet, writes result.json; returns it, None where the user stopped.
 
-    {"setting", "share", "other": settings that aren't the row's, "seed", "data", "found": by metric, "records": for the ledger}. Raises
-    UsageError for data that must be given, HandfulError where no figure of the row can be computed.
+    {"setting", "share", "other": settings that aren't the row's, "seed", "data", "found": by metric, "snapshot": which was scored, "records":
+    for the ledger}. progress: of the scores, as in `evaluate`. Raises UsageError for data that must be given, HandfulError where no figure of the row can be computed.
     """
     row, folder = job.row, job.folder
     source, against = job.source(), job.reference()
@@ -189,8 +190,9 @@ def reproduce(job: Job, say: Say = print) -> dict[str, Any] | None:
     if not wanted:
         raise UsageError(f"{row.table}: '{row.name}': {row.targets[0].figure} isn't a score of pictures; benchmarks/train_step.py measures what "
                          f"steps cost")
-    missing = {m: n for m in wanted for n in resolve(m).weights if not available(n)}
-    todo = [m for m in wanted if m not in facts["found"] and m not in missing]
+    unscored = [m for m in wanted if m not in facts["found"]]
+    missing = {m: n for m in unscored for n in resolve(m).weights if not available(n)}
+    todo = [m for m in unscored if m not in missing]
     for m, network in missing.items():
         say(f"{wanted[m].figure} is left out: {m} needs the network '{network}', which isn't here; handful weights get {network}")
     if len(missing) == len(wanted):
@@ -201,9 +203,9 @@ def reproduce(job: Job, say: Say = print) -> dict[str, Any] | None:
     if todo:
         if not _trained(job, source, say):
             return None
-        settings = job.config
-        batch = settings.train.batch if settings.evaluate.statistics == "batch" else None           # those of a batch as in training
-        facts["found"] |= evaluate(folder, against, todo, device=job.device, batch=batch, say=say)
+        facts["found"] |= evaluate(folder, against, todo, device=job.device, progress=progress, say=say)
+        best = checkpoint.index(folder)
+        facts["snapshot"] = f"the snapshot of best {best['metric']} during the run" if best["best"] else "the last snapshot"
     facts["records"] = [r for r in facts["records"] if r["table"] != row.table] + _records(job, facts)
     write_text(folder / RESULT, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
     return facts
@@ -229,6 +231,7 @@ def _records(job: Job, facts: dict[str, Any]) -> list[dict[str, Any]]:
     said = [f"{100 * job.share:.3g}% of the published schedule"] if job.share != 1 else []
     said += [f"with {' '.join(job.extra)}"] if job.extra else []
     said += [f"trained on {job.data}"] if job.data else []
+    said += [facts["snapshot"]]
     out = []
     for t in job.row.targets:
         found = {t.metric.partition("/")[0]: facts["found"].get(metric_of(t.metric, job.samples), {})}
