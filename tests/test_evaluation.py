@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 import handful
 from handful.errors import HandfulError
@@ -156,6 +157,34 @@ def test_missing_weights_are_said_before_the_run_or_once(photos, monkeypatch, ca
 def test_what_counts_as_overfitting(logged, says):
     found = overfitting(logged)
     assert found is says or says in found and bool(found) == bool(says)
+
+
+def test_every_run_logs_how_far_d_overfits(tmp_path):
+    """r_t is the mean sign of D's logits on reals, as the controller of ADA counts it; r_v the ratio of means, where held-out images were seen."""
+    from handful.train import log as log_module
+    from handful.train.report import main_charts
+    from making import noise_set, run_steps, tiny_trainer, weights
+
+    more = {"augment": {"use": "ada", "p": 0.1}}
+    trainers = [run_steps(tiny_trainer("data.holdout=0.25", *settings, dataset=noise_set(24), **more), 5)
+                for settings in ((), ("terms.ada_controller.kimg=1e9", "terms.ada_controller.start=null", "terms.heldout_logits.every=1"))]
+    plain, watched = (t.take_log() for t in trainers)
+    for name in ("G", "D", "G_ema"):
+        a, b = (getattr(t.nets, name).state_dict() for t in trainers)
+        assert all(torch.equal(v, b[k]) for k, v in a.items())               # whoever watches moves nothing
+    assert plain["d/r_t"] == watched["d/r_t"] == pytest.approx(watched["d/ada_controller/sign"]) and -1 <= plain["d/r_t"] <= 1
+    assert weights(trainers[0]).isfinite().all() and not any("heldout" in k for k in plain)
+    with log_module.Log(tmp_path, total_images=100, quiet=True) as log:
+        log.write(40, plain)
+        log.write(80, {"d/logits_real": 2.0, "d/heldout_logits/logits": 0.5, "d/logits_fake": -1.0, "d/r_t": 0.7})
+        log.write(90, {"d/logits_real": -2.0, "d/heldout_logits/logits": 0.5, "d/logits_fake": -1.0})
+    lines = log_module.read(tmp_path / "log.jsonl")
+    assert [line.get("d/r_v") for line in lines] == [None, 0.5, None]       # (2 - 0.5) / (2 + 1)
+    curves = {c["title"]: [s["label"] for s in c["series"]] for c in main_charts(lines)}
+    assert curves["Overfitting of D: 0 none, 1 complete"] == ["r_t, mean sign on reals", "r_v, by held-out reals"]
+    assert log_module.r_v(watched) == pytest.approx(
+        (watched["d/logits_real"] - watched["d/heldout_logits/logits"]) / (watched["d/logits_real"] - watched["d/logits_fake"])) or (
+        watched["d/logits_real"] <= watched["d/logits_fake"])
 
 
 def test_the_alarm_is_given_once_when_it_lasts():

@@ -22,7 +22,7 @@ from ..metrics._protocols import resolve
 from ..metrics._session import REALS
 from ..metrics._world import Stopped
 from . import checkpoint, reduce
-from .log import duration, read
+from .log import duration, r_v, read
 
 FEW = 5000                        # images below which KID is trusted rather than FID
 LEAST, MOST = 1000, 5000          # samples of an evaluation that nobody has given a number for
@@ -211,12 +211,12 @@ def _sec(run: Callable[[], object]) -> float:
 def overfitting(logged: Mapping[str, float]) -> str | None:
     """What a stretch of the log says about D's overfitting: held-out reals judged like fakes, or all training images known; "" it doesn't, None
     it can't be told from this stretch."""
-    train, held, fake = (logged.get(k, math.nan) for k in ("d/logits_real", "d/heldout_logits/logits", "d/logits_fake"))
     if logged.get("d/ada_controller/sign", 0.0) > 0.95 and logged.get("d/ada_controller/p", 0.0) > 0.05:
         return "D overfits: r_t is above 0.95, it knows nearly every training image"
+    train, held, fake = (logged.get(k, math.nan) for k in ("d/logits_real", "d/heldout_logits/logits", "d/logits_fake"))
     if not all(map(math.isfinite, (train, held, fake))):
         return None
-    if train - fake > 0 and (train - held) / (train - fake) > OVERFIT_LOGITS:
+    if (r_v(logged) or 0.0) > OVERFIT_LOGITS:
         return f"D overfits: it judges held-out images ({held:.2f}) nearly as it judges fakes ({fake:.2f}), training images at {train:.2f}"
     return ""
 

@@ -49,9 +49,11 @@ class Log:
             self._append({"images": start_images, "machine": machine})
 
     def write(self, images: int, values: Mapping[str, float]) -> None:
-        """Appends one line with `values` after `images` images, and shows them."""
+        """Appends one line with `values` after `images` images, and shows them; d/r_v is added where held-out images were seen."""
         self.images = images
         self._values = {k: float(v) for k, v in values.items()}
+        if (found := r_v(self._values)) is not None:
+            self._values["d/r_v"] = found
         self._append({"images": images, **{k: _finite(v) for k, v in self._values.items()}})
         if self._events:
             for name, value in self._values.items():
@@ -101,6 +103,18 @@ class Log:
 
     def _append(self, line: dict[str, Any]) -> None:
         self._file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def r_v(values: Mapping[str, float]) -> float | None:
+    """(E D(train) - E D(held-out)) / (E D(train) - E D(fake)) from the means of a stretch of the log: 0 no overfitting, 1 complete. None where
+    held-out images weren't seen, or D doesn't tell training images from fakes.
+
+    Karras et al.: Training Generative Adversarial Networks with Limited Data, NeurIPS 2020, equation 1.
+    """
+    train, held, fake = (values.get(k, math.nan) for k in ("d/logits_real", "d/heldout_logits/logits", "d/logits_fake"))
+    if not all(map(math.isfinite, (train, held, fake))) or train <= fake:
+        return None
+    return (train - held) / (train - fake)
 
 
 def read(path: Path | str) -> list[dict[str, Any]]:

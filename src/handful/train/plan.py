@@ -31,7 +31,7 @@ class Phase:
 
 
 class Adversarial(Term):
-    """The adversarial loss as the first term of each side. Stats: per-image mean logits."""
+    """The adversarial loss as the first term of each side. Stats: per-image mean logits; r_t, their signs on reals (Karras et al. 2020, eq. 1)."""
 
     def __init__(self, loss: AdversarialLoss) -> None:
         super().__init__()
@@ -45,7 +45,8 @@ class Adversarial(Term):
         fake = ctx.fake.logits
         stats: dict[str, Tensor] = {"logits_fake": _per_image(fake)}
         if ctx.side == "d":
-            stats |= {"logits_real": _per_image(ctx.real.logits)}
+            real = _per_image(ctx.real.logits)
+            stats |= {"logits_real": real, "r_t": real.sign()}
             return Result(self.loss.d(ctx.real.logits, fake, ctx.rng), stats)
         return Result(self.loss.g(fake, ctx.real.logits if self.loss.paired else None, ctx.rng), stats)
 
