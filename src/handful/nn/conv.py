@@ -77,6 +77,17 @@ class UpConv2d(Spectral):
         return upconv(*self.scaled(x))
 
 
+class ConvTranspose2d(Spectral):
+    """The transposed convolution 4x4 of stride 2 and padding 1: [B,cin,H,W] -> [B,cout,2H,2W]. weight [cin,cout,4,4]."""
+
+    def __init__(self, cin: int, cout: int, *, norm: Norm = "spectral", init: Init = DCGAN_STD, bias: Bias = "none", eps: float = EPS) -> None:
+        super().__init__(weights(init, cin, cout, 4, 4), norm, dim=1, eps=eps, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, weight = self.scaled(x)
+        return F.conv_transpose2d(x, weight, self.bias, 2, 1)
+
+
 class ToMap(Spectral):
     """A transposed convolution of a 1x1 map, which is one matrix product: [B,cin] -> [B,cout,side,side]. weight [cin,cout,side,side]."""
 
