@@ -131,9 +131,10 @@ def test_two_folders_are_compared_at_the_files_own_sizes(tmp_path):
     (a, x), (b, y) = write("a", 1), write("b", 2)
     found = evaluate(a, b, ALL, extractor=Projection(), batch=6)
     assert found["kid"]["value"] == pytest.approx(KID()(y, x)["value"], rel=1e-4) and list(found) == ALL
-    names = Filed(a)
-    assert sorted(names.names) == [f"{i:02d}.png" for i in range(20)] != names.names     # in one random order, every time
-    assert names.names == Filed(a).names and names.fingerprint == Filed(a).fingerprint != Filed(b).fingerprint
+    for by_content in (False, True):
+        names = Filed(a, by_content)
+        assert sorted(names.names) == [f"{i:02d}.png" for i in range(20)] != names.names     # in one random order, every time
+        assert names.names == Filed(a, by_content).names and names.fingerprint == Filed(a).fingerprint != Filed(b).fingerprint
     at_16 = evaluate(a, b, ["kid"], extractor=Projection(), res=16)["kid"]["value"]
     assert at_16 == pytest.approx(KID()(features(load(b, resolution=16).images), features(load(a, resolution=16).images))["value"], rel=1e-4)
     (a / "07.png").write_bytes(b"no picture")
@@ -251,6 +252,51 @@ def test_reals_are_looked_at_once(tmp_path):
     assert nets[4].seen == 36 and not list(_cache.folder().glob(".*"))
     score(tmp_path / "elsewhere", nets[5], cache=False)
     assert nets[5].seen == 36
+
+
+def test_statistics_belong_to_pixels_whatever_the_files_are_called(tmp_path):
+    """Renamed, in other folders, in another order, compressed otherwise: the same statistics, found again; the same values without them."""
+    photos, others = picture_folder(tmp_path / "photos", 25), tmp_path / "others"
+    files = sorted(photos.iterdir())
+    for i, file in enumerate(reversed(files)):
+        (others / f"class{i % 3}").mkdir(parents=True, exist_ok=True)
+        Image.open(file).save(others / f"class{i % 3}" / f"{'zyxwv'[i % 5]}{i}.png", compress_level=1)
+    fakes, model = noise_set(30, resolution=20).images, tiny_model()
+    names = ["fid", "kid", "precision"]
+    for given in (fakes, model):
+        found = []
+        for data, cache in ((photos, True), (others, True), (others, False)):
+            net = Projection()
+            found.append(evaluate(given, data, names, 30, extractor=net, cache=cache))
+            assert net.seen == 30 + (0 if data is others and cache else 25)
+        assert found[0] == found[1] == found[2]
+    whole = noise_set(9)
+    turned = handful.data.Dataset(whole.images.flip(0), names=list("ihgfedcba"), fingerprint="another")
+    assert Held(whole).fingerprint == Held(turned).fingerprint
+    assert torch.equal(*(torch.cat([x for _, x in Held(d).batches(range(9), 4)]) for d in (whole, turned)))
+    assert Held(handful.data.Dataset(whole.images.view(9, 3, 8, 32))).fingerprint != Held(whole).fingerprint
+
+
+def test_the_cache_keeps_what_was_used_last(monkeypatch):
+    monkeypatch.setattr(_cache, "MOST_FILES", 5)
+    place = lambda i: ["somewhere", i]
+    for i in range(5):
+        _cache.write(place(i), {"x": torch.full((100,), i)})
+        os.utime(_cache.path_of(place(i)), (1000 + i, 1000 + i))
+    assert int(_cache.read(place(0))["x"][0]) == 0                           # used: now 1 is the oldest
+    _cache.write(place(5), {"x": torch.zeros(100)})
+    assert [i for i in range(6) if _cache.read(place(i)) is not None] == [0, 2, 3, 4, 5]
+    (_cache.folder() / ".a.1.tmp").write_text("half")
+    (_cache.folder() / ".b.2.tmp").write_text("of another process, now")
+    os.utime(_cache.folder() / ".a.1.tmp", (1000, 1000))
+    monkeypatch.setattr(_cache, "MOST_BYTES", 2000)
+    _cache.write(place(6), {"x": torch.zeros(1000)})                         # too large for all, and yet the newest
+    assert [i for i in range(7) if _cache.read(place(i)) is not None] == [6]
+    assert [p.name for p in _cache.folder().glob(".*")] == [".b.2.tmp"]
+    gone = _cache.folder() / ("0" * 32 + ".safetensors")
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: [gone, _cache.path_of(place(6))] if pattern[0] == "*" else [])
+    _cache.prune()                                                           # another process has pruned meanwhile
+    assert _cache.read(place(6)) is not None
 
 
 def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path, monkeypatch):

@@ -1,10 +1,13 @@
-"""Statistics of real images, kept between calls: named by content and network, wherever the files lie."""
+"""Statistics of real images, kept between calls: named by content and network, wherever the files lie. Those unused for longest go."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -14,7 +17,8 @@ from ..errors import HandfulError
 from ..features import weights
 from ..files import atomic
 
-VERSION = 1                              # to be raised when what is kept changes its meaning
+VERSION = 2                              # to be raised when what is kept changes its meaning
+MOST_FILES, MOST_BYTES = 200, 2 * 10**9
 
 
 def folder() -> Path:
@@ -33,9 +37,12 @@ def read(parts: Sequence[object]) -> dict[str, Tensor] | None:
 
     path = path_of(parts)
     try:
-        return load_file(path) if path.is_file() else None
+        found = load_file(path) if path.is_file() else None
     except (SafetensorError, OSError, ValueError):
         return None
+    with suppress(OSError):                                  # someone else's can be read, not marked
+        os.utime(path)                                       # used now
+    return found
 
 
 def write(parts: Sequence[object], tensors: dict[str, Tensor]) -> None:
@@ -45,5 +52,36 @@ def write(parts: Sequence[object], tensors: dict[str, Tensor]) -> None:
     tensors = {name: torch.as_tensor(value).cpu().contiguous().clone() for name, value in tensors.items()}
     try:
         atomic(path_of(parts), lambda p: save_file(tensors, p, {"parts": json.dumps([VERSION, *parts])}))
+        prune()
     except HandfulError:
         pass
+
+
+def prune() -> None:
+    """Drops what was unused for longest, beyond MOST_FILES or MOST_BYTES, and what killed processes left half written a day ago. Processes may
+    do so at once: a file goes whole, and whoever reads it still has it."""
+    found = []
+    for path in folder().glob("*.safetensors"):
+        try:
+            found.append((path.stat().st_mtime, path.stat().st_size, path))
+        except OSError:                                      # another process was faster
+            continue
+    size = 0
+    old = [path for path in folder().glob(".*.tmp") if _age(path) > 86_400]
+    for i, (_, bytes_, path) in enumerate(sorted(found, reverse=True)):
+        size += bytes_
+        if i and (i >= MOST_FILES or size > MOST_BYTES):     # never the newest
+            old.append(path)
+    for path in old:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError:                                      # open elsewhere, on Windows: next time
+            continue
+
+
+def _age(path: Path) -> float:
+    """Seconds since it was last written."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except OSError:
+        return 0.0

@@ -1,20 +1,23 @@
 """Sets of pictures that can be looked at in any part: a data set in memory, files at their own sizes, samples of a model.
 
-Every set has one fixed order, drawn at random from its size: its first n are a fair choice whatever the order of the files.
+Every set has one fixed order, drawn at random: its first n are a fair choice. Reals are ordered by their contents before that, so that neither
+names nor places of the files have a say: statistics kept under the contents' fingerprint are those of the very same pictures.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from functools import cached_property
 from itertools import groupby
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
 
 from ..data import Dataset
 from ..data.decode import Preparation, picture, pixels
@@ -25,6 +28,7 @@ from ..data.threads import in_threads
 from ..infer.model import Model, SeedRng, to_uint8
 from ..nn.norm import batch_statistics
 from ..rng import derive
+from . import _cache
 
 TOGETHER = 50                            # samples that share batch statistics, as in the evaluations of BigGAN, DiffAugment and DigGAN
 
@@ -32,8 +36,8 @@ Batches = Iterator[tuple[Tensor, Tensor]]
 
 
 class Pictures(Protocol):
-    """count: how many there are, None for as many as one wants. fingerprint: of the content and order, None where it isn't
-    lasting. manner: how they were made, in words, where there is more than one way."""
+    """count: how many there are, None for as many as one wants. fingerprint: of the pixels alone, None where they aren't lasting.
+    manner: how they were made, in words, where there is more than one way."""
 
     count: int | None
     fingerprint: str | None
@@ -48,31 +52,43 @@ def shuffled(n: int) -> Tensor:
     return torch.randperm(n, generator=torch.Generator().manual_seed(derive("metrics", "order", n)))
 
 
+def digests(images: Iterable[np.ndarray]) -> list[bytes]:
+    """16 bytes for each picture [C,H,W]: of its pixels and its shape, nothing else."""
+    return [hashlib.blake2b(np.ascontiguousarray(x), digest_size=16, key=repr(x.shape).encode()).digest() for x in images]
+
+
+def in_order(found: Sequence[bytes]) -> list[int]:
+    """Places in the order of the pictures' contents, whatever their names and wherever they lie."""
+    return sorted(range(len(found)), key=found.__getitem__)
+
+
 class Held:
-    """A data set in memory; mirrored: each picture and its mirror image."""
+    """A data set in memory; mirrored: each picture and its mirror image. Its order is one of content."""
 
     manner = ""
+    _known = WeakIdKeyDictionary()                           # images -> their digests: a run asks again with every evaluation
 
     def __init__(self, dataset: Dataset, mirrored: bool = False) -> None:
-        self.dataset = dataset
+        self.dataset, self._mirrored = dataset, mirrored
         self.count = len(dataset) * (2 if mirrored else 1)
-        self.order = shuffled(self.count)
-        self._mirrored = mirrored
-        self._fingerprint: str | None = None
 
-    @property
+    @cached_property
+    def _digests(self) -> list[bytes]:
+        images, rows = self.dataset.images, self.dataset.rows
+        if images not in self._known:
+            self._known[images] = [digest for part in images.split(256) for digest in digests(part.cpu().numpy())]
+        found = self._known[images]
+        return found if rows is None else [found[row] for row in rows.tolist()]
+
+    @cached_property
+    def order(self) -> Tensor:
+        """int64 [count]: which picture stands at each place; from len(dataset) on they are mirror images."""
+        places = torch.tensor(in_order(self._digests))
+        return (torch.cat([places, places + len(places)]) if self._mirrored else places)[shuffled(self.count)]
+
+    @cached_property
     def fingerprint(self) -> str:
-        if self._fingerprint is None:
-            total = hashlib.sha256(f"{self.dataset.fingerprint} {self._mirrored}".encode())
-            rows = self.dataset.rows
-            if not self.dataset.fingerprint:
-                rows = torch.arange(len(self.dataset)) if rows is None else rows
-                for part in rows.split(256):
-                    total.update(self.dataset.images[part.to(self.dataset.images.device)].cpu().numpy().tobytes())
-            elif rows is not None:
-                total.update(rows.cpu().numpy().tobytes())
-            self._fingerprint = total.hexdigest()
-        return self._fingerprint
+        return hashlib.sha256(b"".join([*sorted(self._digests), b"mirrored" if self._mirrored else b""])).hexdigest()
 
     def batches(self, at: Sequence[int], batch: int) -> Batches:
         images, rows, n = self.dataset.images, self.dataset.rows, len(self.dataset)
@@ -85,28 +101,46 @@ class Held:
 
 
 class Filed:
-    """Files of a folder or a zip at their own sizes, decoded as they are wanted. Raises HandfulError for one that can't be used."""
+    """Files of a folder or a zip at their own sizes, decoded as they are wanted. Raises HandfulError for one that can't be used.
+
+    by_content: their order is one of content, which takes a look at all of them; else one of their names.
+    """
 
     manner = ""
 
-    def __init__(self, path: str | os.PathLike) -> None:
+    def __init__(self, path: str | os.PathLike, by_content: bool = False) -> None:
         self.source = open_source(path)
         self.source.require_images()
         if self.source.problems:
             raise refusal(self.source.problems, len(self.source.names) + len(self.source.problems), self.source.path)
-        self.names = [self.source.names[i] for i in shuffled(len(self.source.names))]
-        self.count = len(self.names)
-        self._fingerprint: str | None = None
+        self.count, self._by_content = len(self.source.names), by_content
 
-    @property
+    @cached_property
+    def names(self) -> list[str]:
+        """In the order of the set."""
+        order = in_order(self._digests) if self._by_content else range(self.count)
+        return [self.source.names[order[i]] for i in shuffled(self.count)]
+
+    @cached_property
     def fingerprint(self) -> str:
-        """Over the bytes of the files, in order: reading them takes a hundredth of what a network takes to look at them."""
-        if self._fingerprint is None:
-            total = hashlib.sha256(b"files")
-            of_file = lambda name: attempt(self.source, name, lambda file: hashlib.file_digest(file, "sha256").hexdigest())
-            in_threads(of_file, self.names, lambda name, digest: total.update(str(digest).encode()))
-            self._fingerprint = total.hexdigest()
-        return self._fingerprint
+        return hashlib.sha256(b"".join(sorted(self._digests))).hexdigest()
+
+    @cached_property
+    def _digests(self) -> list[bytes]:
+        """Of the pixels of each file. What a file's bytes decode to is kept: reading them takes a hundredth of decoding them."""
+        of_bytes: list[bytes] = []
+        hashed = lambda name: attempt(self.source, name, lambda file: hashlib.file_digest(file, "sha256").digest())
+        in_threads(hashed, self.source.names, lambda name, digest: of_bytes.append(str(digest).encode()))
+        order = in_order(of_bytes)
+        place = ["pixels of files", hashlib.sha256(b"".join(of_bytes[i] for i in order)).hexdigest()]
+        kept = _cache.read(place)
+        if kept is None:
+            found: list[bytes] = []
+            in_threads(lambda i: digests([self._decoded(self.source.names[i])])[0], range(self.count), lambda i, digest: found.append(digest))
+            _cache.write(place, {"digests": torch.frombuffer(bytearray(b"".join(found[i] for i in order)), dtype=torch.uint8).view(-1, 16)})
+            return found
+        of_pixels = [row.tobytes() for row in kept["digests"].numpy()]
+        return [of_pixels[rank] for rank in np.argsort(order)]
 
     def batches(self, at: Sequence[int], batch: int) -> Batches:
         places = list(at)
@@ -114,14 +148,14 @@ class Filed:
             some = places[start:start + batch]
             groups: dict[tuple, list[tuple[int, np.ndarray]]] = {}
             decoded: list[tuple[int, np.ndarray]] = []
-            in_threads(self._decoded, some, lambda *found, to=decoded: to.append(found))
+            in_threads(lambda place: self._decoded(self.names[place]), some, lambda *found, to=decoded: to.append(found))
             for place, rows in decoded:
                 groups.setdefault(rows.shape, []).append((place, rows))
             for group in groups.values():
                 yield torch.tensor([place for place, _ in group]), torch.from_numpy(np.stack([pixels for _, pixels in group]))
 
-    def _decoded(self, place: int) -> np.ndarray:
-        found = attempt(self.source, self.names[place], lambda file: pixels(picture(file, Preparation.of(None))[0]))
+    def _decoded(self, name: str) -> np.ndarray:
+        found = attempt(self.source, name, lambda file: pixels(picture(file, Preparation.of(None))[0]))
         if isinstance(found, Problem):
             raise refusal([found], self.count, self.source.path)
         return found

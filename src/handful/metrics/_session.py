@@ -80,7 +80,7 @@ class Session:
         else:
             if statistics is not None:
                 raise UsageError(f"--statistics {statistics} is about a model's batch norm; pictures are compared as they are")
-            self.fakes, whole = (_sets.opened(given, res, skip_bad, stack, reading) for given in (model, data))
+            self.fakes, whole = (_sets.opened(given, res, skip_bad, stack, reading, given is data) for given in (model, data))
             sets = dict.fromkeys(("all", "train", "test"), whole)
         for m in self.metrics.values():
             mirrored = m.flips == "yes" or m.flips == "trained" and self.model is not None and self.model.config.data.flip

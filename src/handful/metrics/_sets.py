@@ -27,15 +27,15 @@ def is_model(path: str | os.PathLike) -> bool:
     return path.suffix in MODEL_FILES or (path / "config.json").is_file()
 
 
-def opened(given: Given, res: int | None, skip_bad: bool, stack: ExitStack, progress: Ticks) -> Pictures:
-    """Pictures as they are, or at `res` pixels a side; files are closed with `stack`."""
+def opened(given: Given, res: int | None, skip_bad: bool, stack: ExitStack, progress: Ticks, by_content: bool = False) -> Pictures:
+    """Pictures as they are, or at `res` pixels a side; files are closed with `stack`. by_content: reals, see `_pictures`."""
     if isinstance(given, Tensor | Dataset):
         return Held(_dataset(given))
     if res is not None:
         return Held(load(given, resolution=res, skip_bad=skip_bad, progress=progress))
     if skip_bad:
         raise UsageError("--skip-bad needs --res: without it files are compared as they are, all of them")
-    found = Filed(given)
+    found = Filed(given, by_content)
     stack.callback(found.source.close)
     return found
 
