@@ -180,7 +180,8 @@ def reproduce(job: Job, say: Say = print, progress: Progress | None = None) -> d
     """Trains the row's setting where that isn't done, scores what isn't scored yet, writes result.json; returns it, None where the user stopped.
 
     {"setting", "share", "other": settings that aren't the row's, "seed", "data", "found": by metric, "snapshot": which was scored, "records":
-    for the ledger}. progress: of the scores, as in `evaluate`. Raises UsageError for data that must be given, HandfulError where no figure of the row can be computed.
+    for the ledger}. progress: of the scores, as in `evaluate`. Raises UsageError for data that must be given, HandfulError where no figure of
+    the row can be computed.
     """
     row, folder = job.row, job.folder
     source, against = job.source(), job.reference()
