@@ -13,6 +13,7 @@ from ..nn.equalized import EqualConv2d, EqualLinear
 from ..nn.minibatch import minibatch_stddev
 from ..nn.modulate import ModulatedConv, ToRGB
 from ..nn.precision import clamped
+from ..nn.spectral import Norm
 from ..ops.upfirdn import downsample2d, upsample2d
 
 Architecture = Literal["skip", "orig", "resnet"]
@@ -101,12 +102,12 @@ class SynthesisBlock(nn.Module):
 class JudgingBlock(nn.Module):
     """Features at `side` -> features at side/2; `fromrgb` (architecture "skip" below the first block) adds the image, reduced, before."""
 
-    def __init__(self, cin: int, cout: int, side: int, channels: int, architecture: Architecture, first: bool) -> None:
+    def __init__(self, cin: int, cout: int, side: int, channels: int, architecture: Architecture, first: bool, norm: Norm) -> None:
         super().__init__()
         self.fromrgb = EqualConv2d(channels, cin, 1) if architecture == "skip" and not first else None
-        self.conv0 = EqualConv2d(cin, cin, 3)
+        self.conv0 = EqualConv2d(cin, cin, 3, norm=norm)
         self.residual = math.sqrt(0.5) if architecture == "resnet" else 1.0
-        self.conv1 = EqualConv2d(cin, cout, 3, resample="down", gain=self.residual)
+        self.conv1 = EqualConv2d(cin, cout, 3, resample="down", gain=self.residual, norm=norm)
         self.skip = EqualConv2d(cin, cout, 1, resample="down", lrelu=False, gain=self.residual) if architecture == "resnet" else None
         self.side = side
 
@@ -123,10 +124,10 @@ class JudgingBlock(nn.Module):
 class Epilogue(nn.Module):
     """Features [B,C,4,4] -> pre-logits [B,C] and logits [B,cmap_dim or 1]."""
 
-    def __init__(self, width: int, channels: int, out: int, group: int, stddevs: int, fromrgb: bool) -> None:
+    def __init__(self, width: int, channels: int, out: int, group: int, stddevs: int, fromrgb: bool, norm: Norm) -> None:
         super().__init__()
         self.fromrgb = EqualConv2d(channels, width, 1) if fromrgb else None
-        self.conv = EqualConv2d(width + (stddevs if group > 1 else 0), width, 3)
+        self.conv = EqualConv2d(width + (stddevs if group > 1 else 0), width, 3, norm=norm)
         self.fc = EqualLinear(width * 16, width, lrelu=True)
         self.out = EqualLinear(width, out)
         self.group, self.stddevs = group, stddevs

@@ -32,6 +32,7 @@ from .. import seam
 from ..errors import UsageError, within
 from ..nn.equalized import EqualConv2d
 from ..nn.precision import clamped, half_type, no_autocast
+from ..nn.spectral import Norm
 from ..rng import Rng
 from . import _stylegan2 as parts
 from ._stylegan2 import Architecture
@@ -141,14 +142,16 @@ class Discriminator(seam.Discriminator):
     (1 none; where it doesn't divide the batch the largest number below that does), minibatch_channels: how many channels it makes.
     num_classes > 0: projection on an embedding of the class, divided by sqrt(its size); mapping_layers: dense layers after it: 0 in the paper and
     in the TensorFlow release (so in the published conditional CIFAR networks), 8 in networks trained with the PyTorch release; mapping_lr: their
-    learning-rate multiplier.
+    learning-rate multiplier. norm="spectral": spectral norm on the two 3x3 convolutions of every block and on that at 4x4, nowhere else (not the
+    stem, shortcuts, dense layers), as compared with in the paper's appendix D.2; R1 and the rest stay.
     Features: "map_R", R = S/2 ... 4, the map of side R ("map_4" enters the epilogue), and "pre_logits", a vector.
     Raises UsageError for sizes that aren't a power of two from 4 to 1024, and where classes are missing.
     """
 
     def __init__(self, resolution: int = 256, channels: int = 3, num_classes: int = 0, channel_base: int = 32768, channel_max: int = 512,
                  capacity: float = 1.0, architecture: Architecture = "resnet", minibatch_group: int = 4, minibatch_channels: int = 1,
-                 mapping_layers: int = 0, mapping_lr: float = 0.01, half_blocks: int = 4, conv_clamp: float | None = 256.0) -> None:
+                 mapping_layers: int = 0, mapping_lr: float = 0.01, half_blocks: int = 4, conv_clamp: float | None = 256.0,
+                 norm: Norm = "none") -> None:
         super().__init__()
         within(1, channel_base=channel_base, channel_max=channel_max, minibatch_group=minibatch_group, minibatch_channels=minibatch_channels)
         within(0, mapping_layers=mapping_layers, half_blocks=half_blocks, conv_clamp=conv_clamp)
@@ -164,9 +167,10 @@ class Discriminator(seam.Discriminator):
         self.follows = architecture == "skip" and resolution > 4                # whether the image accompanies the features
         self.stem = EqualConv2d(channels, width[resolution], 1)
         for s in self.sides:
-            self.add_module(f"b{s}", parts.JudgingBlock(width[s], width[s // 2], s, channels, architecture, first=s == resolution))
+            self.add_module(f"b{s}", parts.JudgingBlock(width[s], width[s // 2], s, channels, architecture, first=s == resolution, norm=norm))
         self.mapping = parts.Mapping(0, num_classes, width[4], mapping_layers, mapping_lr, average=False) if num_classes else None
-        self.b4 = parts.Epilogue(width[4], channels, width[4] if num_classes else 1, minibatch_group, minibatch_channels, fromrgb=self.follows)
+        self.b4 = parts.Epilogue(width[4], channels, width[4] if num_classes else 1, minibatch_group, minibatch_channels, fromrgb=self.follows,
+                                 norm=norm)
         self.feature_info = {f"map_{s // 2}": seam.FeatureInfo(width[s // 2], s // 2) for s in self.sides}
         self.feature_info |= {"map_4": seam.FeatureInfo(width[4], 4), "pre_logits": seam.FeatureInfo(width[4])}
 

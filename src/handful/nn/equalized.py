@@ -15,8 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops.conv import conv2d, conv2d_down, conv2d_up
+from .spectral import Norm, largest_singular_value, singular_vectors
 
 SLOPE = 0.2
+SPECTRAL_EPS = 1e-8     # StyleGAN2-ADA's TensorFlow release, among the methods that its paper compares with
 
 
 class EqualLinear(nn.Module):
@@ -46,24 +48,34 @@ class EqualConv2d(nn.Module):
     """[B,cin,H,W] -> [B,cout,H',W'], kernel k x k, padding k // 2.
 
     resample: "up" or "down" by 2 with the filter [1,3,3,1] (ops/conv.py); lrelu: with bias and activation, else with neither; gain: a further factor.
+    norm="spectral": the equalised weight is divided by its largest singular value (nn/spectral.py), in which the constant cancels; buffers u and v.
     """
 
-    def __init__(self, cin: int, cout: int, kernel: int, *, resample: str | None = None, lrelu: bool = True, gain: float = 1.0) -> None:
+    def __init__(self, cin: int, cout: int, kernel: int, *, resample: str | None = None, lrelu: bool = True, gain: float = 1.0,
+                 norm: Norm = "none") -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(cout, cin, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(cout)) if lrelu else None
         self.resample, self.operator = resample, {None: conv2d, "up": conv2d_up, "down": conv2d_down}[resample]
         self.bias_gain = gain * (math.sqrt(2) if lrelu else 1.0)
         self.gain = self.bias_gain / math.sqrt(cin * kernel * kernel)
+        u, v = singular_vectors(self.weight, eps=SPECTRAL_EPS) if norm == "spectral" else (None, None)
+        self.register_buffer("u", u)
+        self.register_buffer("v", v)
 
     def forward(self, x: Tensor) -> Tensor:
+        gain = self.gain if self.u is None else self.bias_gain / self.sigma()
         if x.numel() < self.weight.numel():
-            x, weight = x * self.gain, self.weight.to(x.dtype)
+            x, weight = x * gain, self.weight.to(x.dtype)
         else:
-            weight = (self.weight * self.gain).to(x.dtype)
+            weight = (self.weight * gain).to(x.dtype)
         bias = None if self.bias is None else (self.bias * self.bias_gain).to(x.dtype)
         y = self.operator(x, weight)
         return y if bias is None else F.leaky_relu_(y.add_(bias[:, None, None]), SLOPE)
+
+    def sigma(self) -> Tensor:
+        """The largest singular value of `weight`, a scalar with gradient; after one power iteration in training mode."""
+        return largest_singular_value(self.weight, self.u, self.v, self.training, eps=SPECTRAL_EPS)
 
     def extra_repr(self) -> str:
         return f"{'x'.join(map(str, self.weight.shape))}{', ' + self.resample if self.resample else ''}"

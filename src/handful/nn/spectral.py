@@ -39,6 +39,39 @@ def _(matrix: Tensor, u: Tensor, v: Tensor, eps: float) -> tuple[Tensor, Tensor]
     return torch.empty_like(u), torch.empty_like(v)
 
 
+def singular_vectors(weight: Tensor, dim: int = 0, eps: float = EPS) -> tuple[Tensor, Tensor]:
+    """First estimates u [outputs] and v [inputs x kernel] for a new weight: random ones after one power iteration.
+
+    Random vectors alone may give a sigma of nearly 0, and a fresh network is looked at.
+    """
+    outputs = weight.shape[dim]
+    u, v = (F.normalize(torch.randn(n), dim=0, eps=eps) for n in (outputs, weight.numel() // outputs))
+    with torch.no_grad():
+        largest_singular_value(weight, u, v, True, dim, eps)
+    return u, v
+
+
+def largest_singular_value(weight: Tensor, u: Tensor, v: Tensor, iterate: bool, dim: int = 0, eps: float = EPS) -> Tensor:
+    """sigma of `weight` as a matrix [outputs, inputs x kernel], a scalar with gradient to `weight`; iterate: after a power iteration, which moves
+    the estimates u [outputs] and v [inputs x kernel] in place. dim: the axis that counts outputs."""
+    device = weight.device.type
+    with nullcontext() if device == "meta" else torch.autocast(device, enabled=False):
+        matrix = weight.transpose(0, dim).flatten(1)                    # [outputs, inputs x kernel]
+        if not iterate:
+            return torch.dot(u.clone(), torch.mv(matrix, v.clone()))
+        if torch.compiler.is_compiling():
+            u, v = power_iteration(matrix.detach(), u, v, eps)
+            return torch.dot(u, torch.mv(matrix, v))
+        with torch.no_grad():
+            new_v = F.normalize(torch.mv(matrix.t(), u), dim=0, eps=eps)
+        product = torch.mv(matrix, new_v)                               # serves the iteration and sigma
+        with torch.no_grad():
+            new_u = F.normalize(product, dim=0, eps=eps)
+            u.copy_(new_u)
+            v.copy_(new_v)
+        return torch.dot(new_u, product)
+
+
 class Spectral(nn.Module):
     """Base of linear maps whose `weight` may be spectrally normalised.
 
@@ -56,32 +89,15 @@ class Spectral(nn.Module):
         bound = {"none": None, "zeros": 0.0, "uniform": (weight.shape[dim] / weight.numel()) ** 0.5}[bias]
         self.bias = None if bound is None else nn.Parameter(torch.empty(weight.shape[dim]).uniform_(-bound, bound))
         if norm == "spectral":
-            outputs = weight.shape[dim]
-            self.register_buffer("u", F.normalize(torch.randn(outputs), dim=0, eps=self.eps))
-            self.register_buffer("v", F.normalize(torch.randn(weight.numel() // outputs), dim=0, eps=self.eps))
-            with torch.no_grad():
-                self.sigma(iterate=True)                # random vectors may give a sigma of nearly 0, and a fresh network is looked at
+            u, v = singular_vectors(weight, dim, eps)
+            self.register_buffer("u", u)
+            self.register_buffer("v", v)
         else:
             self.u = self.v = None
 
     def sigma(self, iterate: bool | None = None) -> Tensor:
         """The largest singular value, a scalar with gradient to `weight`; after one power iteration (iterate; None: in training mode)."""
-        device = self.weight.device.type
-        with nullcontext() if device == "meta" else torch.autocast(device, enabled=False):
-            matrix = self.weight.transpose(0, self.dim).flatten(1)      # [outputs, inputs x kernel]
-            if not (self.training if iterate is None else iterate):
-                return torch.dot(self.u.clone(), torch.mv(matrix, self.v.clone()))
-            if torch.compiler.is_compiling():
-                u, v = power_iteration(matrix.detach(), self.u, self.v, self.eps)
-                return torch.dot(u, torch.mv(matrix, v))
-            with torch.no_grad():
-                v = F.normalize(torch.mv(matrix.t(), self.u), dim=0, eps=self.eps)
-            product = torch.mv(matrix, v)                               # serves the iteration and sigma
-            with torch.no_grad():
-                u = F.normalize(product, dim=0, eps=self.eps)
-                self.u.copy_(u)
-                self.v.copy_(v)
-            return torch.dot(u, product)
+        return largest_singular_value(self.weight, self.u, self.v, self.training if iterate is None else iterate, self.dim, self.eps)
 
     def scaled(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x and `weight`, one of them divided by sigma: the smaller."""
