@@ -44,7 +44,7 @@ class Section(BaseModel):
 class Data(Section):
     """What is trained on, and how a file becomes a tensor."""
 
-    path: str = Field("", description="as typed: a folder or a zip")
+    path: str = Field("", description="as typed: a folder, a zip, or a name such as cifar10:10%")
     resolution: Sides = Field(256, description="pixels; or [height, width]")
     channels: Literal[1, 3] = Field(3, description="grey or colour")
     fit: Literal["crop", "pad", "stretch"] = Field("crop", description="how another aspect ratio becomes this one")

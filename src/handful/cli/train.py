@@ -15,7 +15,7 @@ GRACE_SEC = 10                       # for the other processes to end when one h
 @click.option("--kimg", type=float, help="Length: thousands of real images shown to the discriminator.")
 @click.option("--batch", type=int, help="Images of one step, over all GPUs.")
 @click.option("--seed", type=int, help="Everything random follows from it.  [default: 0]")
-@click.option("--labels", help="folders, json, or a CSV file: train with classes.")
+@click.option("--labels", help="folders, json, auto, or a CSV file: train with classes.")
 @click.option("--device", default="auto", show_default=True, help="cuda, mps or cpu.")
 @click.option("--gpus", type=click.IntRange(1), help="Processes to start on this machine, one per GPU.")
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), help="Number format of the networks.")
@@ -25,7 +25,8 @@ GRACE_SEC = 10                       # for the other processes to end when one h
 @click.option("--init-from", type=click.Path(), metavar="MODEL", help="Start from the weights of another run.")
 @click.option("--resume", type=click.Path(), metavar="RUN", help="Go on with a run, bit for bit; DATA may be left out, --kimg lengthens it.")
 def command(data, recipe, out, res, kimg, batch, seed, labels, device, gpus, precision, settings, skip_bad, dry_run, init_from, resume):
-    """Train a generator on DATA: a folder of any depth, or a zip. With nothing else, settings are chosen for DATA and this machine."""
+    """Train a generator on DATA: a folder of any depth, a zip, or a name (cifar10:10%). With nothing else, settings are chosen for DATA and this
+    machine."""
     import os
     import sys
 
