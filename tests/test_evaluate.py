@@ -22,7 +22,7 @@ from handful.data import load
 from handful.errors import HandfulError, UsageError
 from handful.features import LPIPS
 from handful.infer.model import Model, SeedRng, generator_of, to_uint8
-from handful.metrics import KID, _cache, _pass, _session, evaluate, lpips_diversity, ppl
+from handful.metrics import KID, _cache, _pass, _session, _sets, evaluate, lpips_diversity, ppl
 from handful.metrics._metric import Job
 from handful.metrics._pictures import Drawn, Filed, Held, shuffled
 from handful.metrics._protocols import protocol, resolve
@@ -205,6 +205,18 @@ def test_batch_statistics_are_those_of_fifty_seeds(tmp_path):
         evaluate(data, data, "kid", extractor=Projection(), statistics="batch")
     with pytest.raises(UsageError, match="statistics='live': must be one of standing, batch"):
         score(statistics="live")
+
+
+def test_a_set_s_own_test_images_are_the_unseen_ones(tmp_path, monkeypatch):
+    photos, tests, samples = picture_folder(tmp_path / "photos", 20), picture_folder(tmp_path / "tests", 7), picture_folder(tmp_path / "s", 1000)
+    for module in (_sets, _session):
+        monkeypatch.setattr(module, "test_of", lambda path: str(tests) if Path(path) == photos else None)
+    model = tiny_model("data.holdout=0.3", path=str(photos), fingerprint=load(photos, resolution=16).fingerprint)
+    count = lambda *given: {k: v["count_real"] for k, v in evaluate(*given, ["fid", "fid1k_train", "fid1k_test"], 50, extractor=Projection()).items()}
+    assert count(model, photos) == {"fid": 20, "fid1k_train": 14, "fid1k_test": 7} and count(model, tests)["fid1k_test"] == 7
+    assert count(samples, photos) == {"fid": 20, "fid1k_train": 20, "fid1k_test": 7}
+    found = evaluate(model, load(photos, resolution=16), ["fid1k_test"], extractor=Projection(), heldout=str(tests))
+    assert found["fid1k_test"]["count_real"] == 7
 
 
 # -------------------------------------------------------------------------------------------------------------- one pass, and the cache

@@ -231,6 +231,15 @@ def test_unseen_images_are_the_held_out_ones(photos, scored, monkeypatch):
                       settings=SETTINGS | {"evaluate.metrics": ["kid1k_test"]})
 
 
+def test_the_test_set_that_belongs_to_the_data_is_unseen(photos, scored, monkeypatch):
+    seen = []
+    monkeypatch.setattr(evaluation, "test_of", lambda path: "photos:test")
+    monkeypatch.setattr(evaluation, "evaluate", lambda model, data, *args, heldout, **more: seen.append(heldout) or {
+        "kid1k_test": {"value": 1.0, "protocol": ""}})
+    train(photos, kimg=0.008, **{"evaluate.metrics": ["kid1k_test"]})
+    assert seen == ["photos:test"]
+
+
 def test_ctrl_c_does_not_wait_for_a_score(photos, scored, monkeypatch):
     import os
     import signal

@@ -39,7 +39,7 @@ def evaluate(
     progress: Progress | None = None,
     say: Callable[[str], None] | None = None,
     together: bool = True,
-    heldout: Dataset | None = None,
+    heldout: Dataset | str | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Scores a model, or pictures, against real ones: {metric: {"value", "protocol", "count_real", "count_fake", "resize",
     "extractor", "extractor_digest", and what it has besides: "stderr", "bias", "note"}}, keyed as asked.
@@ -55,7 +55,8 @@ def evaluate(
     memory_mb: for blocks of a matrix between all images. progress: called with (stage, done, total, seconds left or None); what it
     raises ends the work. say: gets notes, line by line. together: divide the work among all processes of torch.distributed, where
     it runs; all must call this then, all get the result, and each has its progress called about its own share. heldout: with `data`
-    a Dataset that the model was trained on, the images that it was not: what metrics of unseen reals (..._test) take.
+    a Dataset that the model was trained on, the images that it was not, or their path: what metrics of unseen reals (..._test)
+    take. With a path as `data` they are found: held out of it, or the test set that belongs to it (cifar10:10%, cifar10:test).
 
     Raises UsageError for unknown names; HandfulError, in one line, for absent weights, too few images, files that can't be read.
     What one of several processes raises, all raise: a HandfulError that names its rank, or, after KeyboardInterrupt, `Stopped`.
@@ -80,7 +81,7 @@ def _planned(stack: ExitStack, world: World, model: Model | _sets.Given, data: _
              samples: int | None, *, device: str | torch.device = "auto", batch: int | None = None, res: int | None = None,
              extractor: str | nn.Module | None = None, resize: str | None = None, truncation: float = 1.0, statistics: str | None = None,
              skip_bad: bool = False, cache: bool = True, memory_mb: int = 256, progress: Progress | None = None,
-             say: Callable[[str], None] | None = None, heldout: Dataset | None = None) -> Session:
+             say: Callable[[str], None] | None = None, heldout: Dataset | str | None = None) -> Session:
     """Arguments as of `evaluate`; what is opened is closed with `stack`."""
     on = model.device if isinstance(model, Model) else pick_device(str(device))
     if on.type == "cuda":

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ..data import Dataset
+from ..data import Dataset, test_of
+from ..data import load as load_data
 from ..errors import HandfulError, UsageError
 from ..features.extractor import extractor as pretrained
 from ..infer.model import Model, load
@@ -65,7 +66,8 @@ class Session:
     notes: dict[str, str] = field(default_factory=dict)
     shared: dict[Any, Any] = field(default_factory=dict)                             # see Resources
 
-    def open(self, model, data, res, truncation, statistics, skip_bad, say, stack: ExitStack, heldout: Dataset | None = None) -> None:
+    def open(self, model, data, res, truncation, statistics, skip_bad, say, stack: ExitStack,
+             heldout: Dataset | str | None = None) -> None:
         """Finds the fakes and, for each kind of reals that is wanted, the reals."""
         if isinstance(model, str | os.PathLike) and _sets.is_model(model):
             model = load(model, self.device)
@@ -74,14 +76,19 @@ class Session:
             if res is not None:
                 raise UsageError("--res is for two folders; with a model the images are prepared at its own size")
             self.model = model
-            sets = _sets.beside_model(model, data, {m.reals for m in self.metrics.values()}, skip_bad, reading, say)
-            sets |= {"test": heldout} if heldout is not None else {}
+            wanted = {m.reals for m in self.metrics.values()}
+            sets = _sets.beside_model(model, data, wanted, skip_bad, reading, say)
+            if heldout is not None and "test" in wanted:
+                sets["test"] = load_data(heldout, progress=reading, **_sets.as_trained(model)) if isinstance(heldout, str) else heldout
             self.fakes = Drawn(model, sets["all"], truncation, statistics or model.config.evaluate.statistics)
         else:
             if statistics is not None:
                 raise UsageError(f"--statistics {statistics} is about a model's batch norm; pictures are compared as they are")
             self.fakes, whole = (_sets.opened(given, res, skip_bad, stack, reading, given is data) for given in (model, data))
             sets = dict.fromkeys(("all", "train", "test"), whole)
+            other = None if isinstance(data, Tensor | Dataset) else test_of(data)
+            if other and any(m.reals == "test" for m in self.metrics.values()):
+                sets["test"] = _sets.opened(other, res, skip_bad, stack, reading, True)
         for m in self.metrics.values():
             mirrored = m.flips == "yes" or m.flips == "trained" and self.model is not None and self.model.config.data.flip
             m.flips = "yes" if mirrored else "no"

@@ -6,11 +6,12 @@ import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..data import Dataset, load, locate
+from ..data import Dataset, load, locate, test_of
 from ..errors import HandfulError, UsageError
 from ..infer.model import Model
 from ..rng import derive
@@ -45,8 +46,9 @@ def beside_model(model: Model, given: Given, wanted: set[str], skip_bad: bool, p
     """The real images as the model's were prepared: "all", and of "train" (what it was trained on) and "test" those that are
     wanted.
 
-    Images that aren't the model's own, by their fingerprint, are taken as a whole for either. Raises HandfulError where "test" is
-    wanted of the very images that it was trained on.
+    Where DATA has a test set of its own (`data.test_of`), "test" is that. Else images that aren't the model's own, by their
+    fingerprint, are taken as a whole for either. Raises HandfulError where "test" is wanted of the very images that it was trained
+    on.
     """
     config = model.config.data
     if isinstance(given, Tensor | Dataset):
@@ -58,8 +60,7 @@ def beside_model(model: Model, given: Given, wanted: set[str], skip_bad: bool, p
         return dict.fromkeys(("all", "train", "test"), whole)
     same_place = bool(config.path) and locate(given).resolve() == locate(config.path).resolve()
     labels = (config.labels if same_place else "auto") if model.generator.num_classes else None
-    settings = dict(resolution=config.resolution, channels=config.channels, fit=config.fit, filter=config.filter,
-                    window=config.window, labels=labels, skip_bad=skip_bad or config.skip_bad)
+    settings = as_trained(model, skip_bad) | {"labels": labels}
     whole = load(given, progress=progress, **settings)
     for note in whole.notes:
         say(note)
@@ -68,13 +69,21 @@ def beside_model(model: Model, given: Given, wanted: set[str], skip_bad: bool, p
         trained = load(given, max_images=config.max_images, seed=model.config.seed, **settings) if config.max_images else whole
         sets |= {"train": whole, "test": whole}
         if trained.fingerprint == config.fingerprint:
-            sets["train"], heldout = trained.split(config.holdout, derive(model.config.seed, "holdout"))
-            if "test" in wanted and heldout is None:
-                raise HandfulError(f"{given} is what the model was trained on, nothing was held out; name a test set, or take ..._train")
-            sets["test"] = heldout
+            sets["train"], sets["test"] = trained.split(config.holdout, derive(model.config.seed, "holdout"))
         elif "train" in wanted:
             say(f"{given} is not the very set that the model was trained on; all of it is taken as the training images")
+        if "test" in wanted and (other := test_of(given)):
+            sets["test"] = load(other, progress=progress, **as_trained(model, skip_bad))
+        if "test" in wanted and sets["test"] is None:
+            raise HandfulError(f"{given} is what the model was trained on, nothing was held out; name a test set, or take ..._train")
     return sets
+
+
+def as_trained(model: Model, skip_bad: bool = False) -> dict[str, Any]:
+    """How the model's training images were prepared, for `load`; without labels."""
+    config = model.config.data
+    return dict(resolution=config.resolution, channels=config.channels, fit=config.fit, filter=config.filter, window=config.window,
+                skip_bad=skip_bad or config.skip_bad)
 
 
 def _dataset(given: Dataset | Tensor) -> Dataset:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ..config import Config
+from ..data import test_of
 from ..errors import HandfulError
 from ..features import available
 from ..files import in_shell
@@ -36,7 +37,7 @@ def planned(config: Config) -> tuple[list[str], str]:
     names = ["kid" if config.data.count < FEW else "fid"] if asked is None else asked
     found = {name: resolve(name) for name in names}
     unseen = [name for name, m in found.items() if m.reals == "test"]
-    if unseen and not config.data.holdout:
+    if unseen and not config.data.holdout and not _tests(config):
         raise HandfulError(f"evaluate.metrics: {unseen[0]} is about images that D doesn't train on; keep some out (--set data.holdout=0.1)")
     best = config.evaluate.best
     if names and best is not None and best not in names:
@@ -48,6 +49,11 @@ def planned(config: Config) -> tuple[list[str], str]:
     if asked is None:
         return [], f"no scores during the run: the network of {names[0]} isn't here; once: {get}"
     raise HandfulError(f"evaluate.metrics={','.join(names)}: the network '{missing[0]}' isn't here; {get}, or --set evaluate.metrics=[]")
+
+
+def _tests(config: Config) -> str | None:
+    """DATA of the test set that belongs to the training images."""
+    return test_of(config.data.path) if config.data.path else None
 
 
 class Evaluation:
@@ -62,6 +68,8 @@ class Evaluation:
         if line:
             log.say(line, trainer.images_seen)
         self.metrics = {name: resolve(name) for name in self.names}
+        wanted = any(m.reals == "test" for m in self.metrics.values())
+        self.unseen = wanted and _tests(self.config) or trainer.heldout           # as `handful evaluate` takes them
         self.samples = self.config.evaluate.samples or min(max(len(trainer.dataset), LEAST), MOST)
         self.every_kimg = self.config.evaluate.every_kimg or self.config.every.checkpoint_kimg
         self.last, self.value, self.said = 0.0, math.nan, False          # last: seconds that the next one will take, by the latest
@@ -151,7 +159,7 @@ class Evaluation:
 
     def _evaluated(self, model: Model, names: list[str]) -> dict[str, dict[str, Any]]:
         trainer = self.trainer
-        return evaluate(model, trainer.dataset, names, self.samples, heldout=trainer.heldout, device=trainer.device, progress=self._progress)
+        return evaluate(model, trainer.dataset, names, self.samples, heldout=self.unseen, device=trainer.device, progress=self._progress)
 
     def _leave_out(self, name: str, error: Exception, images: int) -> None:
         chooser, self.names = self.chooser, [n for n in self.names if n != name]
@@ -166,7 +174,7 @@ class Evaluation:
         model = Model(trainer.nets.G_ema, self.config)
         images = torch.from_numpy(model.sample(range(batch))).permute(0, 3, 1, 2).to(trainer.device)
         made = _sec(lambda: model.sample(range(batch))) / batch
-        with planned_evaluation(model, trainer.dataset, self.names, self.samples, heldout=trainer.heldout, device=trainer.device) as session:
+        with planned_evaluation(model, trainer.dataset, self.names, self.samples, heldout=self.unseen, device=trainer.device) as session:
             ahead = session.ahead()
             sec = made * max([fakes for fakes, _ in ahead.values()], default=0)                # one pass serves most metrics
             for name, (fakes, reals) in ahead.items():
