@@ -311,6 +311,41 @@ def test_the_cache_keeps_what_was_used_last(monkeypatch):
     assert _cache.read(place(6)) is not None
 
 
+class Bare(nn.Module):
+    """Somebody's network, that says nothing of itself."""
+
+    def __init__(self, dim: int = 6, **more) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.conv, self.norm, self.seen = nn.Conv2d(3, dim, 4, 4), nn.BatchNorm2d(dim), 0
+
+    def forward(self, images):
+        self.seen += len(images)
+        return self.norm(self.conv(images.float() / 255)).mean((2, 3), keepdim=True)
+
+
+def test_any_network_can_look(tmp_path):
+    reals, fakes, net = noise_set(30), noise_set(40, resolution=24).images, Bare().train()
+    found = evaluate(fakes, reals, ["kid", "fid"], extractor=net)["kid"]
+    assert net.training and net.norm.training and net.seen == 1 + 30 + 40 and net.norm.num_batches_tracked == 0
+    expected = KID()(*(net.eval()(x).flatten(1) for x in (reals.images, fakes)))["value"]
+    assert found["value"] == pytest.approx(expected, rel=1e-5)
+    assert (found["extractor"], len(found["extractor_digest"])) == ("Bare", 16)
+    digests = [evaluate(fakes, reals, "kid", extractor=n)["kid"]["extractor_digest"] for n in (Bare(), Bare().half().float(), Bare(7))]
+    assert digests[0] == found["extractor_digest"] and len(set(digests)) == 3
+    again, named = Bare(), [Bare(), Bare()]
+    evaluate(fakes, reals, "kid", extractor=again)
+    assert again.seen == 71                                                  # its weights don't say what its code does: nothing is kept
+    for n in named:
+        n.digest = "by its author"
+        evaluate(fakes, reals, "kid", extractor=n)
+    assert (named[0].seen, named[1].seen) == (71, 41)
+    with pytest.raises(UsageError, match=r"extractor=Conv2d: it must take uint8 \[B,C,H,W\] in 0..255 and .*; on \[1, 3, 16, 16\] it failed"):
+        evaluate(fakes, reals, "kid", extractor=nn.Conv2d(3, 4, 3))
+    with pytest.raises(UsageError, match=r"extractor=Identity: .* \[B,D\], not \[1, 3, 16, 16\]"):
+        evaluate(fakes, reals, "kid", extractor=nn.Identity())
+
+
 def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("HANDFUL_CACHE", str(tmp_path / "file"))

@@ -50,8 +50,10 @@ def evaluate(
     the papers (fid50k_full, fid5k_train ...: metrics/_protocols.py), which fix the numbers themselves. samples: of the model, for
     the plain ones; by default as many as there are reals, from 5000 to 50000. Sample i is the picture of seed i, its class that of
     a random real. statistics: of batch norm while sampling, "standing" or "batch" (of 50 samples at a time; BigGAN's papers), None: as the
-    model's configuration says. extractor, resize: instead of the metric's own ("inception", "official"). cache: keep statistics of
-    the reals.
+    model's configuration says. extractor, resize: instead of the metric's own ("inception", "official"). An extractor may be any
+    module that takes uint8 [B,C,H,W] in 0..255 and gives [B,D]; without attributes `name`, `dim` and `digest` it goes by its class's
+    name, the D that it gives and the sha256 of its weights; since that doesn't cover its code, statistics of reals are kept for those
+    alone that have a `digest`. cache: keep statistics of the reals.
     memory_mb: for blocks of a matrix between all images. progress: called with (stage, done, total, seconds left or None); what it
     raises ends the work. say: gets notes, line by line. together: divide the work among all processes of torch.distributed, where
     it runs; all must call this then, all get the result, and each has its progress called about its own share. heldout: with `data`
@@ -94,7 +96,8 @@ def _planned(stack: ExitStack, world: World, model: Model | _sets.Given, data: _
         raise UsageError(f"samples={samples}: take 2 or more; 5000 is usual")
     if statistics not in (None, "standing", "batch"):
         raise UsageError(f"statistics={statistics!r}: must be one of standing, batch")
-    session = Session(wanted, samples, on, batch or (64 if on.type == "cuda" else 16), world, Clock(progress), cache, memory_mb)
-    session.open(model, data, res, truncation, statistics, skip_bad, say or (lambda line: None), stack, heldout)
+    session = Session(wanted, samples, on, batch or (64 if on.type == "cuda" else 16), world, Clock(progress), cache, memory_mb,
+                      stack)
+    session.open(model, data, res, truncation, statistics, skip_bad, say or (lambda line: None), heldout)
     session.plan(extractor, resize)
     return session

@@ -18,6 +18,7 @@ from ..errors import HandfulError, UsageError
 from ..features.extractor import extractor as pretrained
 from ..infer.model import Model, load
 from . import _cache, _sets
+from ._given import SAYS, Given
 from ._metric import Job, Metric, Resources
 from ._pass import Seen, Wanted, look
 from ._pictures import Drawn, Held, Pictures
@@ -57,6 +58,7 @@ class Session:
     clock: Clock
     cache: bool
     memory_mb: int
+    stack: ExitStack                         # what is to be closed or put back after the call
     model: Model | None = None
     fakes: Pictures | None = None
     reals: dict[Which, Pictures] = field(default_factory=dict)
@@ -66,8 +68,7 @@ class Session:
     notes: dict[str, str] = field(default_factory=dict)
     shared: dict[Any, Any] = field(default_factory=dict)                             # see Resources
 
-    def open(self, model, data, res, truncation, statistics, skip_bad, say, stack: ExitStack,
-             heldout: Dataset | str | None = None) -> None:
+    def open(self, model, data, res, truncation, statistics, skip_bad, say, heldout: Dataset | str | None = None) -> None:
         """Finds the fakes and, for each kind of reals that is wanted, the reals."""
         if isinstance(model, str | os.PathLike) and _sets.is_model(model):
             model = load(model, self.device)
@@ -84,11 +85,11 @@ class Session:
         else:
             if statistics is not None:
                 raise UsageError(f"--statistics {statistics} is about a model's batch norm; pictures are compared as they are")
-            self.fakes, whole = (_sets.opened(given, res, skip_bad, stack, reading, given is data) for given in (model, data))
+            self.fakes, whole = (_sets.opened(given, res, skip_bad, self.stack, reading, given is data) for given in (model, data))
             sets = dict.fromkeys(("all", "train", "test"), whole)
             other = None if isinstance(data, Tensor | Dataset) else test_of(data)
             if other and any(m.reals == "test" for m in self.metrics.values()):
-                sets["test"] = _sets.opened(other, res, skip_bad, stack, reading, True)
+                sets["test"] = _sets.opened(other, res, skip_bad, self.stack, reading, True)
         for m in self.metrics.values():
             mirrored = m.flips == "yes" or m.flips == "trained" and self.model is not None and self.model.config.data.flip
             m.flips = "yes" if mirrored else "no"
@@ -108,6 +109,8 @@ class Session:
             self.counts[name] = m.counts(self.reals[self._which(m)].count, self.fakes.count, self.samples, name)
             m.enough(*self.counts[name], name)
             own = m.extractor
+            if isinstance(extractor, nn.Module) and not all(hasattr(extractor, word) for word in SAYS):
+                extractor = self._found_out(extractor, self.reals[self._which(m)])
             m.extractor = own if extractor is None else extractor if isinstance(extractor, str) else extractor.name
             if m.extractor not in self.networks:
                 given = isinstance(extractor, nn.Module)
@@ -121,6 +124,13 @@ class Session:
             if protocol(name) and (m.extractor != own or resize not in (None, "official")):
                 self.notes[name] = f"not with the network and resizing that {name} is defined with"
             m.announce(Resources(shared=self.shared), self._key(name))
+
+    def _found_out(self, network: nn.Module, reals: Pictures) -> Given:
+        """Somebody's network with the name and digest that it lacks, in eval mode until the call is over."""
+        modes = [(m, m.training) for m in network.modules()]
+        self.stack.callback(lambda: [setattr(m, "training", mode) for m, mode in modes])
+        _, picture = next(iter(reals.batches([0], 1)))
+        return Given(network.to(self.device).eval(), picture.to(self.device))
 
     def _pretrained(self, name: str, resize: str | None) -> nn.Module:
         if resize is not None and name != "inception":
@@ -139,7 +149,7 @@ class Session:
         found = {name: [w.count, 0] for name, w in self._wanted("fakes").items()}
         for which, pictures in self.reals.items():
             for name, w in self._wanted(which).items():
-                kept = self.cache and _cache.path_of(self._statistics(pictures, name, w)).is_file()
+                kept = self._keeps(name) and _cache.path_of(self._statistics(pictures, name, w)).is_file()
                 found[name][1] += 0 if kept else w.count
         return {name: (fakes, reals) for name, (fakes, reals) in found.items()}
 
@@ -153,8 +163,8 @@ class Session:
         return wanted
 
     def _look(self, stage: str, which: Which | str, pictures: Pictures, wanted: dict[str, Wanted]) -> None:
-        lasting = wanted.items() if self.cache and which != "fakes" else ()
-        names = {n: self._statistics(pictures, n, w) for n, w in lasting}
+        lasting = which != "fakes"
+        names = {n: self._statistics(pictures, n, w) for n, w in wanted.items() if lasting and self._keeps(n)}
         found = {n: _cache.read(parts) for n, parts in names.items()} if self.world.rank == 0 else {}
         found = self.world.from_first(found)                 # one process decides for all
         for n in [n for n in names if found[n] is not None]:
@@ -167,6 +177,9 @@ class Session:
                 self.seen[which, n] = seen
                 if n in names and self.world.rank == 0:
                     _cache.write(names[n], seen.tensors())
+
+    def _keeps(self, network: str) -> bool:
+        return self.cache and getattr(self.networks[network], "lasting", True)
 
     def _statistics(self, pictures: Pictures, network: str, wanted: Wanted) -> list[Any]:
         return self._cache_name(pictures, network, wanted.kept, sorted(wanted.moments))
@@ -203,10 +216,10 @@ class Session:
 
         def kept(parts: list[Any], make: Callable[[], float]) -> float:
             place = self._cache_name(pictures, m.extractor, *parts)
-            found = _cache.read(place) if self.cache else None
+            found = _cache.read(place) if self._keeps(m.extractor) else None
             if found is None:
                 found = {"value": torch.tensor(make(), dtype=torch.float64)}
-                if self.cache and self.world.rank == 0:
+                if self._keeps(m.extractor) and self.world.rank == 0:
                     _cache.write(place, found)
             return float(found["value"])
 
