@@ -186,6 +186,8 @@ def test_crs_partner_is_the_papers():
 
 
 def test_imagenets_learning_rates_and_steps():
+    spreads = {(r.name, r.data): [t.spread for t in r.targets] for r in _tables.table("diffaugment/2")}
+    assert list(spreads.values()) == [[0.4, 0.02], [0.2, 0.04], [0.4, 0.07], [0.2, 0.02], [0.5, 0.06], [0.5, 0.07]]
     found = {(r.name, r.data): configured(r.recipe, r.settings) for r in _tables.table("diffaugment/2")}
     assert {k[1]: (p.optim_d.lr, p.train.kimg / 4.096) for k, p in found.items() if "Diff" in k[0]} == {
         "ImageNet 100%": (4e-4, 250_000), "ImageNet 50%": (2e-4, 150_000), "ImageNet 25%": (2e-4, 60_000)}
