@@ -1,24 +1,29 @@
-"""What the metrics cost: seconds and peak memory of FID, KID, precision and recall on made-up features; images/s of the networks at
-hand.
+"""What the metrics cost: seconds and peak memory of FID, KID, precision and recall on made-up features; images/s of the networks.
 
-    python benchmarks/metrics.py [--counts 5000 50000] [--metrics fid kid pr] [--networks inception] [--device cpu] [--threads 1]
-    [--record]
+    python benchmarks/metrics.py [--counts 5000 50000] [--metrics fid kid pr] [--networks inception] [--memory-mb 256] [--device cpu]
+    [--threads 1] [--record DEVICE]
 
 Features are 2048 numbers an image, not negative, of unequal scale, correlated. FID streams them (they are never held), as
-`evaluate` does above 10000 images; its seconds are those of the sums, the distance and the bias together. Each figure comes from a
-process of its own: memory is its peak over what torch and the features take (on a GPU: the allocator's peak, features included).
+`evaluate` does above 10000 images; its seconds are those of the sums, the distance and the bias together. Precision and recall come
+in blocks of --memory-mb; their work grows with the square of the count (on one CPU core with AVX-512 20000 of each take some minutes,
+50000 six times as long). Each figure comes from a process of its own: memory is its peak over what torch and the features take (on a
+GPU: the allocator's peak, features included). Networks without weights here run on untrained ones, which takes as long.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
 import time
 
 import torch
+
+from handful.features import available
+from handful.features.extractor import names
 
 DIM = 2048
 
@@ -37,14 +42,14 @@ def peak_mb(device: torch.device) -> float:
     return torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
-def one(metric: str, n: int, device: torch.device) -> dict[str, float]:
+def one(metric: str, n: int, device: torch.device, memory_mb: int) -> dict[str, float]:
     """Seconds (CPU-seconds over all threads on a CPU) and MB of one metric between n reals and n fakes."""
     from handful.metrics import FID, KID, Precision
     from handful.metrics._metric import Resources
     from handful.metrics._stats import Moments, Stats
 
     clock = time.process_time if device.type == "cpu" else time.perf_counter
-    resources = Resources(device)
+    resources = Resources(device, memory_mb)
     before = 0.0 if device.type == "cuda" else peak_mb(device)
     if metric == "fid":
         sec, sets = 0.0, []
@@ -75,9 +80,13 @@ def accuracy(n: int = 3000) -> float:
 
 
 def images_per_sec(name: str, device: torch.device, size: int = 128, seconds: float = 8.0) -> float:
-    from handful.features.extractor import extractor
+    from importlib import import_module
 
-    net = extractor(name, device)
+    from handful.features.extractor import CLASSES
+
+    module, cls = CLASSES[name]
+    made = getattr(import_module(f"handful.features.{module}"), cls)
+    net = made.load(device) if available(name) else made().to(device, memory_format=torch.channels_last)
     x = torch.randint(0, 256, (64 if device.type == "cuda" else net.batch, 3, size, size), dtype=torch.uint8, device=device)
     clock = time.process_time if device.type == "cpu" else time.perf_counter
     with torch.inference_mode():
@@ -93,7 +102,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--counts", type=int, nargs="*", default=[5000, 50_000])
     parser.add_argument("--metrics", nargs="*", default=["fid", "kid", "pr"], choices=["fid", "kid", "pr"])
-    parser.add_argument("--networks", nargs="*", default=[])
+    parser.add_argument("--networks", nargs="*", default=names(), choices=names())
+    parser.add_argument("--memory-mb", type=int, default=256, help="of the blocks of kid and pr")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--record", metavar="DEVICE", help="Keep the figures for docs/results.md, under this name of the machine.")
@@ -102,33 +112,35 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     device = torch.device(args.device)
     if args.one:
-        print(json.dumps(one(args.one[0], int(args.one[1]), device)))
+        print(json.dumps(one(args.one[0], int(args.one[1]), device, args.memory_mb)))
         return
     what = "CPU-s" if device.type == "cpu" else "s"
     rows = []
     for n in args.counts:
         for metric in args.metrics:
-            on = ["--device", args.device, "--threads", str(args.threads)]
+            on = ["--device", args.device, "--threads", str(args.threads), "--memory-mb", str(args.memory_mb)]
             line = [sys.executable, __file__, "--one", metric, str(n), *on]
             done = json.loads(subprocess.run(line, check=True, capture_output=True, text=True).stdout)
             print(f"{metric:4} {n:6} of each: {done['sec']:8.1f} {what} {done['mb']:8.0f} MB   (value {done['value']:.6g})", flush=True)
-            command = f"python benchmarks/metrics.py --counts {n} --metrics {metric} {' '.join(on)}"
-            rows += [(f"{metric} of {n} and {n}: {unit}", done[key], unit, command) for key, unit in (("sec", what), ("mb", "MB"))]
+            command = f"python benchmarks/metrics.py --counts {n} --metrics {metric} --networks {' '.join(on)}"
+            note = f"in blocks of {args.memory_mb} MB" if metric != "fid" else "sums of a stream"
+            rows += [(f"{metric} of {n} and {n}: {unit}", done[key], unit, command, note) for key, unit in (("sec", what), ("mb", "MB"))]
     for name in args.networks:
-        rate = images_per_sec(name, device)
-        print(f"{name}: {rate:.2f} images/{what}", flush=True)
+        rate, note = images_per_sec(name, device), "" if available(name) else "untrained weights"
+        print(f"{name}: {rate:.2f} images/{what} {note}", flush=True)
         rows.append((f"{name} at 128 pixels: images/{what}", rate, f"images/{what}",
-                     f"python benchmarks/metrics.py --counts --networks {name} --device {args.device} --threads {args.threads}"))
+                     f"python benchmarks/metrics.py --counts --networks {name} --device {args.device} --threads {args.threads}", note))
     if args.metrics and args.counts and "kid" in args.metrics:
         error = accuracy()
         print(f"kid in fp32 against fp64, 3000 of each: {error:.1e} apart")
-        command = "python benchmarks/metrics.py --counts 5000 --metrics kid"
-        rows.append(("kid in fp32 against fp64, 3000 of each: difference", error, "", command))
+        command = "python benchmarks/metrics.py --counts 5000 --metrics kid --networks"
+        rows.append(("kid in fp32 against fp64, 3000 of each: difference", error, "", command, ""))
     if args.record:
         from ledger import record
 
-        for figure, value, unit, command in rows:
-            record(figure, value, unit, command, device=args.record, group="Metrics")
+        load = f"load of the machine {os.getloadavg()[0]:.0f}" if hasattr(os, "getloadavg") and device.type == "cpu" else ""
+        for figure, value, unit, command, note in rows:
+            record(figure, value, unit, command, device=args.record, group="Metrics", note="; ".join(filter(None, [note, load])))
 
 
 if __name__ == "__main__":
