@@ -12,7 +12,7 @@ import torch
 from handful import catalog, config
 from handful.recipes import _diggan
 from handful.reproduce import _tables
-from handful.reproduce._run import configured
+from handful.reproduce._job import configured
 from handful.train.ema import decay
 
 SPECS = Path(__file__).parents[1].parent / "shared" / "specs"

@@ -14,7 +14,7 @@ import pytest
 from handful.cli import group, run
 from handful.metrics._metric import Metric
 from handful.recipes._targets import Target
-from handful.reproduce import _run, _show, _tables
+from handful.reproduce import _job, _run, _show, _tables
 from handful.train.loop import Trainer
 from making import TINY, picture_folder
 
@@ -142,26 +142,26 @@ def test_numbers_out_of_range_are_refused(capsys):
 
 
 def test_what_a_shorter_schedule_scales_and_what_it_leaves():
-    full = _run.configured("biggan_cifar", ("terms.lecam.weight=0.3", "optim_g.warmup_kimg=100"))
-    short = _run.configured("biggan_cifar", ("terms.lecam.weight=0.3", "optim_g.warmup_kimg=100", *_run.shortened(full, 0.01)))
+    full = _job.configured("biggan_cifar", ("terms.lecam.weight=0.3", "optim_g.warmup_kimg=100"))
+    short = _job.configured("biggan_cifar", ("terms.lecam.weight=0.3", "optim_g.warmup_kimg=100", *_job.shortened(full, 0.01)))
     assert short.train.kimg == 500 and short.ema.start_kimg == 2 and short.ema.decay == pytest.approx(0.9999 ** 100)
     assert short.terms["lecam"].kwargs["start"] == 10 and short.evaluate.every_kimg == 8 and short.optim_g.warmup_kimg == 1
     assert (short.train.batch, short.train.d_steps, short.optim_g.lr, short.optim_d) == (50, 4, 2e-4, full.optim_d)
     assert short.every.checkpoint_kimg == 8 and short.every.log_kimg == 5                # not each 40 images
-    assert _run.shortened(full, 1) == ()
+    assert _job.shortened(full, 1) == ()
 
 
 def test_the_average_of_a_shorter_run_reaches_as_far_back_in_its_share():
-    ada = _run.configured("cifar", _run.shortened(_run.configured("cifar", ()), 0.1))
+    ada = _job.configured("cifar", _job.shortened(_job.configured("cifar", ()), 0.1))
     assert (ada.ema.halflife_kimg, ada.ema.rampup, ada.terms["ada_controller"].kwargs["kimg"]) == (50, 0.05, 50)
-    sngan = _run.configured("sngan_cifar", _run.shortened(_run.configured("sngan_cifar", ()), 0.1))
+    sngan = _job.configured("sngan_cifar", _job.shortened(_job.configured("sngan_cifar", ()), 0.1))
     assert sngan.optim_d.decay_from_kimg == 0 and sngan.train.kimg == 3200 and sngan.ema.decay == 0
 
 
 def test_another_number_of_samples_is_another_protocol():
-    assert _run.metric_of("fid10k_test", 2000) == "fid2k_test" and _run.metric_of("is10k", 1000) == "is1k"
-    assert _run.metric_of("pr50k3_full/recall", 5000) == "pr5k3_full" and _run.metric_of("fid", 2000) == "fid"
-    assert _run.metric_of("fid10k_test", None) == "fid10k_test"
+    assert _job.metric_of("fid10k_test", 2000) == "fid2k_test" and _job.metric_of("is10k", 1000) == "is1k"
+    assert _job.metric_of("pr50k3_full/recall", 5000) == "pr5k3_full" and _job.metric_of("fid", 2000) == "fid"
+    assert _job.metric_of("fid10k_test", None) == "fid10k_test"
 
 
 # ------------------------------------------------------------------------------------------------------------- from start to end
@@ -241,6 +241,19 @@ def test_more_settings_are_said_and_marked(noise, capsys):
     assert 'loss.use "non_saturating" -> "hinge"' in text and "with loss=hinge" in text
     row = _tables.pick(_tables.table("diffaugment/99"), "ours")
     assert "* (5% of the schedule)" in _tables.measured(row.targets[0], row, _tables.results(Path("runs")))
+
+
+def test_another_reference_or_other_images_are_said_and_not_taken_for_the_rows(noise, tmp_path, capsys):
+    other = picture_folder(tmp_path / "other", 5, classes=2)
+    assert reproduce(*ROW, "--scale", "0.05", "--against", str(other)) == 0
+    assert f"scored against {other}" in capsys.readouterr().out
+    row = _tables.pick(_tables.table("diffaugment/99"), "ours")
+    assert _tables.measured(row.targets[0], row, _tables.results(Path("runs"))) == "-"
+    assert reproduce(*ROW, "--scale", "0.05") == 0                                       # the same run, scored against the row's own
+    assert "5 reals" not in capsys.readouterr().out and len(list(Path("runs/reproduce").iterdir())) == 1
+    assert reproduce(*ROW, "--scale", "0.05", "--data", str(other)) == 0
+    assert f"trained on {other}" in capsys.readouterr().out
+    assert "*" in _tables.measured(row.targets[0], row, _tables.results(Path("runs")))
 
 
 def test_a_dry_run_trains_nothing(noise, capsys):

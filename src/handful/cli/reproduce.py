@@ -46,10 +46,11 @@ def command(table, row, data_set, data, against, scale, seed, seeds, samples, se
         raise UsageError(f"'{table}' has several tables: {', '.join(dict.fromkeys(r.table for r in found))}; name one")
     from handful.cli.evaluate import Stages
     from handful.reproduce import _run
+    from handful.reproduce._job import Job
 
     chosen, results = _tables.pick(found, row, data_set), []
     for number in range(seed, seed + (seeds or 1)):
-        job = _run.Job(chosen, data, against, scale, number, samples, tuple(settings), out, device)
+        job = Job(chosen, data, against, scale, number, samples, tuple(settings), out, device)
         if dry_run:
             return _run.describe(job, click.echo)
         with Stages() as stages:

@@ -11,7 +11,7 @@ from typing import Any
 from ..files import in_shell
 from ..recipes._targets import Target
 from . import _tables
-from ._run import Job
+from ._job import Job
 from ._tables import RESULT, Row
 
 
@@ -60,7 +60,7 @@ def as_json(found: Sequence[Row], out: Path) -> str:
 
 def result(job: Job, facts: dict[str, Any]) -> list[str]:
     """What was measured beside what was published, and where it stands."""
-    mine = [r for r in facts["records"] if r["table"] == job.row.table and r["command"] == job.command]
+    mine = [r for r in facts["records"] if r["command"] == job.command]
     lines = [f"{job.row.table}, {job.row.name}, {job.row.data}, seed {job.seed}:"]
     for r in mine:
         lines += [f"  {r['figure'].rsplit(': ', 1)[1]} {r['value']:.4g}, published {r['published']:g}  ({r['note']})"]
