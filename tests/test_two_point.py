@@ -111,6 +111,15 @@ def test_the_share_of_trapped_runs_agrees_with_an_independent_trial():
     assert 0.3 < (found == two_point.AT_0).double().mean() < 0.68
 
 
+def test_orbits_are_told_from_runs_with_one_point_about_each():
+    t = torch.arange(100.0)
+    orbit = 2 + 2 * torch.sin(t / 3)
+    x = torch.stack([torch.stack([orbit, orbit + 0.01], 1), torch.stack([orbit / 5, 3.6 + orbit / 5], 1),
+                     torch.stack([torch.zeros(100), torch.full((100,), 4.0)], 1)], 1)          # [T,3,2]
+    told = two_point._told(game.Trace(t, x, t, None, x[-1]))
+    assert told["moving"] == 2 and told["apart"]["count"] == 2 and told["of"] == 3
+
+
 @pytest.fixture(scope="module")
 def rehearsed(tmp_path_factory):
     """All of `run`, each game cut to 60 iterations, and with runs called trapped that aren't."""
@@ -130,6 +139,7 @@ def test_run_reports_draws_and_writes(rehearsed):
     assert len(result["rows"]) == len(two_point.TABLE) and result["trapped"] == 3
     assert all((out / name).read_bytes()[:4] == b"\x89PNG" for name in result["figures"]) and len(result["figures"]) == 4
     assert sum(o["count"] for o in result["experiment_2"]["5"]["outcomes"].values()) == 3
+    assert all(r["apart"]["count"] <= r["of"] >= r["moving"] for r in result["rows"])
     text = two_point.summary(result)
     assert all(row["name"] in text for row in result["rows"]) and all(s in text for s in result["sentences"])
     assert [s[:2] for s in result["sentences"][:4]] == ["1.", "2.", "3.", "4."] and any("variance 10" in line for line in lines)

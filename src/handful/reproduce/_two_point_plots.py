@@ -60,7 +60,8 @@ def positions(ax: Any, trace: Trace, run: int, title: str) -> None:
     ax.plot(trace.at, trace.x[:, run], color=BLUE, lw=0.9)
     for r in REAL:
         ax.axhline(r, color=RED, lw=1)
-    ax.set(title=title, xlabel="iteration", ylabel="position")
+    low, high = ax.get_ylim()
+    ax.set(title=title, xlabel="iteration", ylabel="position", ylim=(min(low, -1), max(high, 5)))
 
 
 def gap(ax: Any, trace: Trace, run: int, title: str) -> None:

@@ -49,6 +49,7 @@ TABLE = {
 VARIANCES = (0.1, 1.0, 5.0, 10.0)
 EVERY = 10                          # iterations between the points of a curve
 STILL = 0.1                         # a run whose points moved by more over its last tenth hasn't settled
+MIDDLE = 2.0                        # between the real points
 BOTH, AT_0, AT_4, OTHER = range(4)
 
 
@@ -120,13 +121,19 @@ def _experiments(vanilla: Setting, diggan: Setting, first: State, one: Trace, th
 
 
 def _told(trace: Trace, which: Tensor | None = None) -> dict[str, Any]:
-    """Counts of the outcomes with fractions and intervals, and how many runs hadn't settled; of all runs, or of those named."""
+    """Counts of the outcomes with fractions and intervals, of all runs or of those named; by their last tenth, how many runs hadn't settled
+    ("moving"), and how many had one point about each of the real ones all along, on it or not ("apart")."""
     which = torch.arange(len(trace.final)) if which is None else which
     counts = outcomes(trace.final[which]).bincount(minlength=len(OUTCOMES)).tolist()
     last = trace.x[-max(2, len(trace.x) // 10):, which]
     moving = int(((last.amax(0) - last.amin(0)).amax(1) > STILL).sum())
-    return {"of": len(which), "moving": moving,
-            "outcomes": {k: {"count": c, "fraction": c / len(which), "interval": wilson(c, len(which))} for k, c in zip(OUTCOMES, counts)}}
+    apart = int(((last.amin(2) < MIDDLE) & (last.amax(2) > MIDDLE)).all(0).sum())
+    return {"of": len(which), "moving": moving, "apart": _counted(apart, len(which)),
+            "outcomes": {k: _counted(c, len(which)) for k, c in zip(OUTCOMES, counts)}}
+
+
+def _counted(count: int, of: int) -> dict[str, Any]:
+    return {"count": count, "fraction": count / of, "interval": wilson(count, of)}
 
 
 def _trapped_from(trace: Trace, trapped: Tensor) -> dict[str, float]:
@@ -166,7 +173,8 @@ def sentences(result: dict[str, Any]) -> list[str]:
     three, moving = result["experiment_3"]["outcomes"], result["experiment_3"]["moving"]
     verdict = "as the paper's does" if three["both modes"]["fraction"] > 0.5 else "the paper's figure shows such a run, which is not the rule"
     said.append(f"3. DigGAN from the same starts ends on 0 in {_share(three['both at 0'])}, and covers both points in "
-                f"{_share(three['both modes'])}: {verdict}; {moving} of {result['trapped']} are still moving. "
+                f"{_share(three['both modes'])}: {verdict}. {moving} of {result['trapped']} are still moving; in "
+                f"{_share(result['experiment_3']['apart'])} the points stay about one mode each. "
                 f"The largest R of a run has the median {peak['DigGAN']:.2g} with DigGAN and {peak['vanilla']:.2g} without.")
     stays, escapes = four["vanilla"]["outcomes"], four["DigGAN"]["outcomes"]
     said.append(f"4. From the optimal D vanilla stays on 0 in {_share(stays['both at 0'])}, DigGAN in {_share(escapes['both at 0'])}; "
@@ -180,9 +188,9 @@ def sentences(result: dict[str, Any]) -> list[str]:
 
 def summary(result: dict[str, Any]) -> str:
     """The table and the sentences as plain text."""
-    lines = [f"{'':42}{''.join(f'{k:>18}' for k in OUTCOMES)}{'still moving':>14}"]
+    lines = [f"{'':42}{''.join(f'{k:>18}' for k in (*OUTCOMES, 'one about each'))}{'still moving':>14}"]
     for row in result["rows"]:
-        shares = "".join(f"{_share(row['outcomes'][k]):>18}" for k in OUTCOMES)
+        shares = "".join(f"{_share(found):>18}" for found in (*row["outcomes"].values(), row["apart"]))
         lines.append(f"{row['name']:42}{shares}{100 * row['moving'] / row['of']:>12.0f} %")
     return "\n".join([*lines, "", *result["sentences"]])
 
