@@ -26,8 +26,8 @@ MAY_IMPORT = {                                           # room -> rooms it may 
     "interop": set(), "metrics": {"infer", "features", "data", "nn"}, "train": {"data", "features", "infer", "metrics", "ops", "recipes"},
     "reproduce": {"train", "infer", "metrics", "features", "recipes"},
     "cli": {"train", "infer", "metrics", "data", "features", "recipes", "reproduce"}}
-GROUND_ORDER = {"errors": set(), "files": {"errors"}, "fetch": {"errors"}, "unpickle": {"errors"}, "rng": set(), "seam": {"rng"}, "catalog": {"errors"},
-                "config": {"catalog", "errors"}, "_lazy": {"catalog", "errors"}}
+GROUND_ORDER = {"errors": set(), "files": {"errors"}, "fetch": {"errors"}, "unpickle": {"errors"}, "rng": set(), "seam": {"rng"},
+                "catalog": {"errors"}, "config": {"catalog", "errors"}, "_lazy": {"catalog", "errors"}}
 
 
 def imports(path: Path) -> set[str]:

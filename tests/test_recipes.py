@@ -306,3 +306,39 @@ def test_every_target_says_how_it_is_measured():
             else:
                 assert not t.metric and t.table in ("fastgan/1", "stylegan2-ada/cost"), t
         assert len({(t.source, t.against, t.waits) for t in row.targets}) == 1, row
+
+
+# ----------------------------------------------------------------------------------------------------------- the rows can be trained
+
+NARROW = {"biggan": ("width=4",), "sngan": ("width=8",), "stylegan2": ("channel_base=128", "channel_max=16")}
+KINDS = {}                                                  # rows that differ in more than numbers: recipe, augmentation, terms
+for _row in _tables.rows():
+    if _row.table.startswith(("diffaugment", "diggan/")) and not _row.waits:
+        _kind = sorted(line for line in _row.settings if not re.search(r"weight|gamma|kimg|batch|max_images|lr", line))
+        _kind += sorted({line.split(".")[1] for line in _row.settings if line.startswith("terms.")})
+        KINDS.setdefault((_row.recipe, *_kind), _row)
+
+
+@pytest.mark.parametrize("row", KINDS.values(), ids=lambda r: f"{r.table}-{r.name}-{r.data}".replace(" ", "_"))
+def test_every_kind_of_row_trains(row):
+    """Two iterations of a narrow form with the row's terms, augmentation and schedule: finite, and G and D move."""
+    from handful.train.loop import Trainer
+    from making import noise_set, run_steps, weights
+
+    whole = configured(row.recipe, row.settings)
+    classes = 3 if whole.data.labels else 0
+    side = min(whole.data.resolution, 64)
+    lines = [f"{net}.{line}" for net, use in (("g", whole.g), ("d", whole.d)) for line in NARROW[use.name]]
+    lines += ["train.batch=4", "train.micro_batch=null", f"data.resolution={side}"] + (["train.g_batch=8"] if whole.train.g_batch else [])
+    if whole.g.name == "stylegan2":
+        lines += ["g.z_dim=16", "g.w_dim=16", "g.mapping_layers=2"]
+    parsed = config.resolved(configured(row.recipe, (*row.settings, *lines)))
+    trainer = Trainer(parsed, noise_set(12, classes, side), torch.device("cpu"))
+    before = [p.clone() for net in (trainer.nets.G, trainer.nets.D) for p in net.parameters()]
+    logged = run_steps(trainer, 2).take_log()
+    assert logged["d/bad_grads"] == logged["g/bad_grads"] == 0 and torch.isfinite(weights(trainer)).all()
+    after = [p for net in (trainer.nets.G, trainer.nets.D) for p in net.parameters()]
+    assert sum(not torch.equal(a, b) for a, b in zip(before, after)) > len(before) / 2
+    for name in parsed.terms:
+        if name not in ("path_length", "ada_controller", "lecam"):
+            assert f"d/loss_{name}" in logged, name
