@@ -1,13 +1,13 @@
 """What the metrics cost: seconds and peak memory of FID, KID, precision and recall on made-up features; images/s of the networks.
 
     python benchmarks/metrics.py [--counts 5000 50000] [--metrics fid kid pr] [--networks inception] [--memory-mb 256] [--device cpu]
-    [--threads 1] [--record DEVICE]
+    [--threads 1] [--record DEVICE] [--note TEXT]
 
 Features are 2048 numbers an image, not negative, of unequal scale, correlated. FID streams them (they are never held), as
 `evaluate` does above 10000 images; its seconds are those of the sums, the distance and the bias together. Precision and recall come
-in blocks of --memory-mb; their work grows with the square of the count (on one CPU core with AVX-512 20000 of each take some minutes,
-50000 six times as long). Each figure comes from a process of its own: memory is its peak over what torch and the features take (on a
-GPU: the allocator's peak, features included). Networks without weights here run on untrained ones, which takes as long.
+in blocks of --memory-mb; their work grows with the square of the count, so that --counts 50000 takes long on a CPU. Each figure
+comes from a process of its own: memory is its peak over what torch and the features take (on a GPU: the allocator's peak, features
+included). Networks without weights here run on untrained ones, which takes as long.
 """
 
 from __future__ import annotations
@@ -61,7 +61,10 @@ def one(metric: str, n: int, device: torch.device, memory_mb: int) -> dict[str, 
                 sec += clock() - start
             sets.append(Stats(halves=tuple(h.settle() for h in halves)))
     else:
-        sets = [Stats(features=torch.cat(list(features(n, seed)))) for seed in (1, 2)]
+        sets = [Stats(features=torch.empty(n, DIM)) for _ in range(2)]      # filled in place, so that the peak until here is what they take
+        for seed, stats in enumerate(sets, 1):
+            for at, part in enumerate(features(n, seed)):
+                stats.features[512 * at:512 * (at + 1)] = part
         sec, before = 0.0, 0.0 if device.type == "cuda" else peak_mb(device)
     start = clock()
     value = {"fid": FID(), "kid": KID(), "pr": Precision(with_recall=True)}[metric].compute(*sets, resources)["value"]
@@ -107,6 +110,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--record", metavar="DEVICE", help="Keep the figures for docs/results.md, under this name of the machine.")
+    parser.add_argument("--note", default="", help="kept with the figures")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -140,7 +144,7 @@ def main() -> None:
 
         load = f"load of the machine {os.getloadavg()[0]:.0f}" if hasattr(os, "getloadavg") and device.type == "cpu" else ""
         for figure, value, unit, command, note in rows:
-            record(figure, value, unit, command, device=args.record, group="Metrics", note="; ".join(filter(None, [note, load])))
+            record(figure, value, unit, command, device=args.record, group="Metrics", note="; ".join(filter(None, [note, args.note, load])))
 
 
 if __name__ == "__main__":

@@ -94,6 +94,7 @@ def count(x: Tensor, y: Tensor, ks: list[int], resources: Resources, of_fakes: b
                 covered[k] |= held.any(0)
                 if of_fakes:
                     recalled[k] |= within(d, noise, fakes[k][at:at + step, None], rows, x).any(0)
+            del d, noise, held                                       # before the next block
             tick()
     out = {}
     for k in ks:
@@ -121,8 +122,9 @@ def distinct(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def squared(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Squared distances [N,M] of rows of a [N,D] and b [M,D], and the rounding error they may have [N,M]."""
-    aa, bb = a.square().sum(1)[:, None], b.square().sum(1)[None]
-    return torch.addmm(aa + bb, a, b.T, alpha=-2), (aa + bb) * ROUNDING[a.dtype]
+    d = a.square().sum(1)[:, None] + b.square().sum(1)[None]
+    noise = d * ROUNDING[a.dtype]
+    return d.addmm_(a, b.T, alpha=-2), noise
 
 
 def squared_wide(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -151,6 +153,7 @@ def radii(x: Tensor, shifted: Tensor, times: Tensor, ks: list[int], step: int, t
         crowded = (gap <= 2 * noise.gather(1, near).amax(1)).nonzero()[:, 0] if spare < len(x) else near.new_zeros(0)
         for some in crowded.split(max(1, step // 4)):                                                # near duplicates of one another
             near[some] = squared_wide(rows[some], x)[0].topk(spare, dim=1, largest=False).indices
+        del d, noise, nearest                                                                        # before the next block
         part = max(1, PAIRS_AT_ONCE // spare)
         some = zip(rows.split(part), near.split(part))
         pairs = torch.cat([exact(r.repeat_interleave(spare, 0), x[i.flatten()]) for r, i in some]).view(-1, spare)
