@@ -60,8 +60,9 @@ def positions(ax: Any, trace: Trace, run: int, title: str) -> None:
     ax.plot(trace.at, trace.x[:, run], color=BLUE, lw=0.9)
     for r in REAL:
         ax.axhline(r, color=RED, lw=1)
-    low, high = ax.get_ylim()
-    ax.set(title=title, xlabel="iteration", ylabel="position", ylim=(min(low, -1), max(high, 5)))
+    ax.update_datalim([(0, -1), (0, 5)])                     # as far as this at least; sharing axes go as far as any of them
+    ax.autoscale_view()
+    ax.set(title=title, xlabel="iteration", ylabel="position")
 
 
 def gap(ax: Any, trace: Trace, run: int, title: str) -> None:
