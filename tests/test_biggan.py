@@ -24,6 +24,8 @@ from handful.ops.poolconv import averaged, poolconv
 from handful.rng import Rng
 from handful.seam import FeatureInfo
 from handful.train.ema import standing
+from handful.train.fit import sampler
+from making import noise_set, run_steps, tiny_trainer
 
 RNG = Rng(0)
 TORCHS_HOOK = pytest.mark.filterwarnings("ignore:.*spectral_norm.*:FutureWarning")
@@ -442,3 +444,20 @@ def test_one_graph_for_the_compiler():
 def test_what_cannot_be_is_said(build, said):
     with pytest.raises(UsageError, match=said):
         build()
+
+
+@pytest.mark.parametrize("buffers", ["standing", "copy", "ema"])
+def test_the_average_is_sampled_with_the_sigma_of_its_own_weights(buffers):
+    """Averaged vectors are no unit vectors, and the live ones belong to other weights: either way layers would be scaled by too much."""
+    narrow = {"g": {"use": "biggan", "width": 8, "z_dim": 16}, "d": {"use": "biggan", "width": 8}}
+    trainer = tiny_trainer("data.resolution=32", "train.batch=8", "ema.decay=0.99", f'ema.buffers="{buffers}"', "optim_g.lr=1e-3",
+                           dataset=noise_set(16, resolution=32), **narrow)
+    run_steps(trainer, 20)
+    G = sampler(trainer).generator
+    for module in G.modules():
+        if isinstance(module, Spectral) and module.u is not None:
+            assert module.u.norm().item() == pytest.approx(1, abs=1e-4)
+            true = torch.linalg.matrix_norm(module.weight.transpose(0, module.dim).flatten(1), 2)
+            assert 0.93 < module.sigma(iterate=False) / true < 1.0001
+    kept = [b.clone() for b in G.buffers()]
+    assert all(torch.equal(a, b) for a, b in zip(kept, sampler(trainer).generator.buffers()))          # however often it is asked for

@@ -180,6 +180,17 @@ def test_classes_that_the_lists_do_not_have(tiny, capsys):
     assert "1 image of classes that wnids.txt does not have (train/n99999999/images/x.JPEG)" in refused(capsys, tiny)
 
 
+def test_annotations_of_classes_that_the_list_does_not_have(tiny, capsys):
+    path = tiny / "val/val_annotations.txt"
+    path.write_text(path.read_text().replace("n0", "n9"))
+    assert "of classes that wnids.txt does not have" in refused(capsys, f"{tiny}:val")
+
+
+def test_a_solution_with_an_empty_cell(tmp_path, capsys):
+    root = imagenet(tmp_path / "imagenet", FLAT, {"LOC_val_solution.csv": SOLUTION.replace(f"{WNIDS[1]} 85 1 499 272 {WNIDS[1]} 1 2 3 4", "", 1)})
+    assert "name no class for 1 image" in refused(capsys, f"{root}:val")
+
+
 def test_a_list_of_another_length(tmp_path, capsys):
     root = imagenet(tmp_path / "imagenet", FLAT, {"synset_labels.txt": "n02124075\n" * 50})
     assert "synset_labels.txt has 50 lines for 4 images in val; get the right one" in refused(capsys, f"{root}:val")

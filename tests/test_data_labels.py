@@ -166,3 +166,24 @@ def test_a_dataset_checks_its_own_labels():
 def test_a_scan_counts_its_classes(pets):
     (pets / "class0" / "broken.png").write_bytes(b"x")
     assert data.scan(pets, labels="auto").classes == {"class0": 6, "class1": 6} and data.scan(pets).classes == {}
+
+
+@pytest.mark.parametrize("said, line", [
+    ({"labels": [["a.png", 0], ["b.png", 3_000_000]]}, "'b.png' is of class 3000000, far beyond the 2 images"),
+    ({"labels": [["a.png", 0], ["b.png", 2]], "class_names": ["cat", "dog"]}, "'b.png' is of class 2, but there are 2 class_names"),
+    ({"labels": [["a.png", 0], ["b.png", 1]], "class_names": 5}, "class_names must be a list of names, not 5"),
+])
+def test_class_numbers_and_names_that_do_not_fit(tmp_path, said, line):
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    (tmp_path / "dataset.json").write_text(json.dumps(said))
+    with pytest.raises(HandfulError, match=line):
+        data.load(tmp_path, resolution=8, labels="json")
+
+
+def test_a_table_with_an_open_quotation_mark(tmp_path):
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    (tmp_path / "labels.csv").write_text('a.png,cat\nb.png,"' + "x" * 200_000)
+    with pytest.raises(HandfulError, match="labels.csv' can't be read as a table"):
+        data.load(tmp_path, resolution=8, labels=tmp_path / "labels.csv")

@@ -236,8 +236,10 @@ def test_the_test_set_that_belongs_to_the_data_is_unseen(photos, scored, monkeyp
     monkeypatch.setattr(evaluation, "test_of", lambda path: "photos:test")
     monkeypatch.setattr(evaluation, "evaluate", lambda model, data, *args, heldout, **more: seen.append(heldout) or {
         "kid1k_test": {"value": 1.0, "protocol": ""}})
-    train(photos, kimg=0.008, **{"evaluate.metrics": ["kid1k_test"]})
-    assert seen == ["photos:test"]
+    loads, tests = [], object()
+    monkeypatch.setattr(evaluation, "load_data", lambda path, **how: loads.append((path, how["resolution"])) or tests)
+    train(photos, kimg=0.016, **{"evaluate.metrics": ["kid1k_test"], "every.checkpoint_kimg": 0.008, "evaluate.budget": 1.0})
+    assert set(seen) == {tests} and loads == [("photos:test", 16)]                # read once, however often it is scored
 
 
 def test_ctrl_c_does_not_wait_for_a_score(photos, scored, monkeypatch):

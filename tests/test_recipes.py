@@ -40,7 +40,7 @@ COLUMNS = {                                                 # in the order of PU
     "ema.decay": (0.9999,) * 4 + (0,) + (None,) * 2,
     "ema.halflife_kimg": (None,) * 5 + (1000, 10),
     "ema.start_kimg": (200, 20_480, 256, 163_840, 0, 1000, 10),
-    "ema.buffers": ("ema",) + ("standing",) * 4 + ("copy",) * 2,
+    "ema.buffers": ("standing",) * 5 + ("copy",) * 2,
     "evaluate.statistics": ("batch",) * 3 + ("standing",) * 4,
     "evaluate.every_kimg": (800, 2048, 128, 8192, 640, 500, 100),
     "evaluate.samples": (10_000, 10_000, None, 50_000, 10_000, 10_000, 5000),

@@ -145,6 +145,8 @@ def test_what_a_shorter_schedule_scales_and_what_it_leaves():
     full = _job.configured("biggan_cifar", ("terms.lecam.weight=0.3", "optim_g.warmup_kimg=100"))
     short = _job.configured("biggan_cifar", ("terms.lecam.weight=0.3", "optim_g.warmup_kimg=100", *_job.shortened(full, 0.01)))
     assert short.train.kimg == 500 and short.ema.start_kimg == 2 and short.ema.decay == pytest.approx(0.9999 ** 100)
+    shortest = _job.configured("biggan_cifar", ("terms.lecam.weight=0.3", *_job.shortened(full, 0.0004)))
+    assert shortest.terms["lecam"].kwargs["start"] == 0                    # not the published 1000, which lie beyond its end
     assert short.terms["lecam"].kwargs["start"] == 10 and short.evaluate.every_kimg == 8 and short.optim_g.warmup_kimg == 1
     assert (short.train.batch, short.train.d_steps, short.optim_g.lr, short.optim_d) == (50, 4, 2e-4, full.optim_d)
     assert short.every.checkpoint_kimg == 8 and short.every.log_kimg == 5                # not each 40 images

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import math
+import weakref
 
 import pytest
 import torch
@@ -226,6 +228,19 @@ def test_penalties_share_one_backward_through_each_run_of_d(joint, monkeypatch):
     monkeypatch.undo()
     apart = run_steps(tiny_trainer(*settings[1:], "terms.r1.at=x_in", "terms.r2.at=x_in"), 1)
     assert torch.allclose(weights(trainer), weights(apart), rtol=1e-4, atol=1e-5)
+
+
+def test_a_joint_step_leaves_nothing_to_the_garbage_collector():
+    trainer, judged = tiny_trainer("train.joint=true", "terms.diggan.weight=0"), []
+    forward = trainer.terms["diggan"].forward
+    trainer.terms["diggan"].forward = lambda ctx: judged.extend(weakref.ref(p.judged) for p in (ctx.real, ctx.fake)) or forward(ctx)
+    gc.collect()
+    gc.disable()
+    try:
+        run_steps(trainer, 2)
+        assert len(judged) == 4 and not any(ref() for ref in judged)
+    finally:
+        gc.enable()
 
 
 def test_a_larger_batch_of_g_runs_at_once():

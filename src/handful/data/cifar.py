@@ -28,7 +28,7 @@ SIDE = 32
 PIXELS = 3 * SIDE * SIDE
 DRAWN_SHARE = 0.2                                   # of the training images; what a zip of a subset has to hold
 _FAULTS = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, KeyError, TypeError, OverflowError,
-           Image.DecompressionBombError)
+           RuntimeError, Image.DecompressionBombError)
 _ZIPPED = re.compile(r"(?:^|/)(train|test)/([^/]+)/(\d+)\.png$")
 
 

@@ -87,8 +87,8 @@ def _tiny(source: Source, base: str) -> Layout | None:
     annotations = dict(_rows(_text(source, base + "val/val_annotations.txt"), "\t"))
     for name in splits["val"]:
         folder, file = name[len(base):].split("/")[1], name.rsplit("/", 1)[-1]
-        if (key := annotations.get(file, folder)) in wnids:
-            keys[name] = key
+        if file in annotations or folder in wnids:
+            keys[name] = annotations.get(file, folder)
     _refuse_strangers(source, keys, wnids, "wnids.txt")
     return Layout("Tiny-ImageNet", "val", splits, keys, _in_words(source, [base], wnids))
 
@@ -134,7 +134,7 @@ def _validation(source: Source, base: str, bases: list[str], names: list[str]) -
         solution = dict(_rows(_text(source, place + "LOC_val_solution.csv"), ","))
         if solution:
             stems = {name: name.rsplit("/", 1)[-1].split(".")[0] for name in names}
-            return {name: solution[stem].split()[0] for name, stem in stems.items() if stem in solution}
+            return {name: said[0] for name, stem in stems.items() if (said := solution.get(stem, "").split())}
         for file in _SYNSETS:
             lines = (_text(source, place + file) or _text(source, f"{place}val/{file}") or "").split()
             if lines:

@@ -16,6 +16,7 @@ from handful.data.problems import count, show
 from handful.errors import HandfulError, UsageError, nearest
 
 WAYS = ("auto", "folders", "json")
+MOST_CLASSES = 100_000                              # class numbers beyond both this and the images are a slip
 HEADINGS = {"file", "filename", "file_name", "name", "image", "path"}
 
 
@@ -129,6 +130,15 @@ def _from_json(source: Source) -> Labels:
         numbers[base + name.replace("\\", "/")] = number
     numbers = _complete(source, numbers, "dataset.json", strangers_matter=False)
     given = said.get("class_names") or []
+    if not isinstance(given, list):
+        raise HandfulError(f"dataset.json in '{source.path}': class_names must be a list of names, not {str(given)[:40]}; mend it")
+    most = max(numbers, key=numbers.get)
+    if given and numbers[most] >= len(given):
+        raise HandfulError(f"dataset.json in '{source.path}': '{show(most)}' is of class {numbers[most]}, but there are {len(given)} class_names, "
+                           f"counted from 0; mend one of them")
+    if numbers[most] >= max(MOST_CLASSES, len(numbers)):
+        raise HandfulError(f"dataset.json in '{source.path}': '{show(most)}' is of class {numbers[most]}, far beyond the {len(numbers)} images; "
+                           f"number the classes from 0")
     class_names = [str(given[i]) if i < len(given) else str(i) for i in range(max(max(numbers.values()) + 1, len(given)))]
     return Labels(numbers, class_names, [f"labels: {len(class_names)} classes from dataset.json"])
 
@@ -161,7 +171,11 @@ def two_columns(text: str, source: Source, file: str | os.PathLike, wanted: str,
     """
     first, known = text.split("\n", 1)[0], set(source.names)
     texts: dict[str, str] = {}
-    for line, row in enumerate(csv.reader(io.StringIO(text), delimiter=max(",;\t", key=first.count)), start=1):
+    try:
+        rows = list(csv.reader(io.StringIO(text), delimiter=max(",;\t", key=first.count)))
+    except csv.Error as error:
+        raise HandfulError(f"'{file}' can't be read as a table ({error}); is a quotation mark left open?") from None
+    for line, row in enumerate(rows, start=1):
         cells = [cell.strip() for cell in row]
         if not any(cells) or line == 1 and cells[0].lower() in HEADINGS and cells[0] not in known:
             continue

@@ -110,5 +110,5 @@ def _absent(typed: str, path: Path) -> str:
         close = [path.parent / name for name in difflib.get_close_matches(path.name, os.listdir(path.parent), n=1, cutoff=0.6)]
     except (OSError, ValueError):
         close = []
-    close += difflib.get_close_matches(name, [*SETS, *NAMED], n=1, cutoff=0.7)
+    close += difflib.get_close_matches(name.lower(), [*SETS, *NAMED], n=1, cutoff=0.7)
     return f"{fault}; did you mean '{close[0]}'?" if close else f"{fault}; check the spelling and the current folder"

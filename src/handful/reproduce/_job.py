@@ -139,7 +139,7 @@ def shortened(config: Config, scale: float) -> tuple[str, ...]:
             lines[f"terms.{name}.kimg"] = use.kwargs.get("kimg", known["kimg"].default) * scale
     for key in ("log_kimg", "preview_kimg", "checkpoint_kimg"):
         lines[f"every.{key}"] = max(getattr(config.every, key) * scale, t.kimg * scale / BEATS)
-    return tuple(f"{k}={v:.6g}" for k, v in lines.items() if v)
+    return tuple(f"{k}={v:.6g}" for k, v in lines.items() if v or k.endswith(".start") and v is not None)
 
 
 def differences(job: Job) -> list[str]:

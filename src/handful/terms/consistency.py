@@ -8,7 +8,7 @@ over reals, both sides differentiated. As DiffAugment's CR-BigGAN has it (Zhao e
 
 flip: left to right with probability 0.5 per image; shift: by up to an eighth of each side, zeros coming in. Defaults: weight 10, every D step. The
 adversarial loss keeps to D(T(x)). Deviation: x_aug takes a pass through D of its own rather than a third of the joint one, so that batch
-statistics, where D has them, are its own.
+statistics, where D has them, are its own, and spectral norm is one power iteration further (felt in the first steps of a fresh D alone).
 """
 
 from __future__ import annotations

@@ -6,10 +6,12 @@ import torch
 from torch import nn
 
 from ..config import Ema
+from ..nn.spectral import Spectral
 from ..rng import Rng, derive
 from ..seam import Generator
 
 STANDING_BATCHES, STANDING_BATCH = 8, 16
+POWER_ITERATIONS = 5                 # from the live vectors, which are near: sigma of the averaged weights to a percent or two
 
 
 def decay(settings: Ema, batch: int, images_seen: int) -> float:
@@ -26,17 +28,34 @@ def decay(settings: Ema, batch: int, images_seen: int) -> float:
 
 @torch.no_grad()
 def update(G_ema: nn.Module, G: nn.Module, settings: Ema, batch: int, images_seen: int) -> None:
-    """G_ema <- decay G_ema + (1 - decay) G over parameters; buffers are copied, or averaged likewise with `buffers="ema"`."""
+    """G_ema <- decay G_ema + (1 - decay) G over parameters; buffers are copied, or averaged likewise with `buffers="ema"`.
+
+    Spectral norm's vectors are copied always: an average of unit vectors is none.
+    """
     beta = decay(settings, batch, images_seen)
     averaged, live = list(G_ema.parameters()), list(G.parameters())
     pairs = list(zip(G_ema.buffers(), G.buffers()))
     if settings.buffers == "ema":
-        averaged += [a for a, b in pairs if b.is_floating_point()]
-        live += [b for _, b in pairs if b.is_floating_point()]
-        pairs = [(a, b) for a, b in pairs if not b.is_floating_point()]
+        turning = {id(b) for m in G.modules() if isinstance(m, Spectral) for b in m.buffers(recurse=False)}
+        smooth = [b.is_floating_point() and id(b) not in turning for _, b in pairs]
+        averaged += [a for (a, _), s in zip(pairs, smooth) if s]
+        live += [b for (_, b), s in zip(pairs, smooth) if s]
+        pairs = [pair for pair, s in zip(pairs, smooth) if not s]
     torch._foreach_lerp_(averaged, live, 1 - beta)
     for a, b in pairs:
         a.copy_(b)
+
+
+@torch.no_grad()
+def settle(G_ema: nn.Module, G: nn.Module) -> None:
+    """Spectral norm's vectors of the average for the average's own weights, which aren't those that the live vectors belong to. Depends on the two
+    networks alone, however often it is called; training never reads it, since the next step copies the live vectors again."""
+    for averaged, live in zip(G_ema.modules(), G.modules()):
+        if isinstance(averaged, Spectral) and averaged.u is not None:
+            averaged.u.copy_(live.u)
+            averaged.v.copy_(live.v)
+            for _ in range(POWER_ITERATIONS):
+                averaged.sigma(iterate=True)
 
 
 @torch.no_grad()

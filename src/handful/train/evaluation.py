@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from ..config import Config
-from ..data import test_of
+from ..data import Dataset, test_of
+from ..data import load as load_data
 from ..errors import HandfulError
 from ..features import available
 from ..files import in_shell
@@ -21,6 +22,7 @@ from ..metrics import evaluate
 from ..metrics._evaluate import planned as planned_evaluation
 from ..metrics._protocols import resolve
 from ..metrics._session import REALS
+from ..metrics._sets import as_trained
 from ..metrics._world import Stopped
 from . import checkpoint, reduce
 from .log import duration, r_v, read
@@ -159,7 +161,14 @@ class Evaluation:
 
     def _evaluated(self, model: Model, names: list[str]) -> dict[str, dict[str, Any]]:
         trainer = self.trainer
-        return evaluate(model, trainer.dataset, names, self.samples, heldout=self.unseen, device=trainer.device, progress=self._progress)
+        return evaluate(model, trainer.dataset, names, self.samples, heldout=self._heldout(model), device=trainer.device, progress=self._progress)
+
+    def _heldout(self, model: Model) -> Dataset | None:
+        """The unseen reals; a set that is named is read once."""
+        if isinstance(self.unseen, str):
+            self.unseen = load_data(self.unseen, progress=lambda done, total: self._progress("reading the test images", done, total, None),
+                                    **as_trained(model))
+        return self.unseen
 
     def _leave_out(self, name: str, error: Exception, images: int) -> None:
         chooser, self.names = self.chooser, [n for n in self.names if n != name]
@@ -174,7 +183,7 @@ class Evaluation:
         model = Model(trainer.nets.G_ema, self.config)
         images = torch.from_numpy(model.sample(range(batch))).permute(0, 3, 1, 2).to(trainer.device)
         made = _sec(lambda: model.sample(range(batch))) / batch
-        with planned_evaluation(model, trainer.dataset, self.names, self.samples, heldout=self.unseen, device=trainer.device) as session:
+        with planned_evaluation(model, trainer.dataset, self.names, self.samples, heldout=self._heldout(model), device=trainer.device) as session:
             ahead = session.ahead()
             sec = made * max([fakes for fakes, _ in ahead.values()], default=0)                # one pass serves most metrics
             for name, (fakes, reals) in ahead.items():

@@ -151,7 +151,8 @@ def _preview(trainer: Trainer, folder: Path) -> None:
 
 
 def sampler(trainer: Trainer) -> Model:
-    """The averaged generator, its batch statistics measured where the configuration says so."""
+    """The averaged generator with spectral norm for its own weights, its batch statistics measured where the configuration says so."""
+    ema.settle(trainer.nets.G_ema, trainer.nets.G)
     if trainer.config.ema.buffers == "standing":
         ema.standing(trainer.nets.G_ema)
     return Model(trainer.nets.G_ema, trainer.config, trainer.images_seen)

@@ -218,6 +218,9 @@ class Trainer:
                     samples.setdefault(f"G/{key}", []).append(value.detach().float())
             if total is not None and total.requires_grad:
                 (total * (self.scale if phase.main else 1.0)).backward()
+            for p in passes.values():                     # they know each other: without this their graphs would wait for the garbage collector
+                p.beside.clear()
+                p._grads.clear()
         return self._sums(samples), gather
 
     @staticmethod
