@@ -128,6 +128,10 @@ def test_labels_from_folders(tmp_path, capsys):
     assert model.class_names == ["class0", "class1", "class2"]
     assert not np.array_equal(model.sample([1], label="class0"), model.sample([1], label="class2"))
     assert np.array_equal(model.sample([1], label="class2"), model.sample([1], label=2))
+    (data / "class1").rename(data / "class5")
+    capsys.readouterr()
+    assert command("train", data, "--labels", "folders", "--out", "more", "--kimg", "0", "--init-from", "run", *TINY) == 0
+    assert "some have other names there: class1 -> class2, class2 -> class5" in capsys.readouterr().out
     assert command("generate", "run", "--class", "all", "--seeds", "0-4", "--grid", "--out", "out", "--device", "cpu") == 0
     sheet, side = np.asarray(Image.open("out/classes_0-4.png")), model.config.data.resolution
     assert sheet.shape[0] == 3 * (side + 2) - 2 and sheet.shape[1] > 5 * (side + 2) - 2                 # a row for each class, its name before it

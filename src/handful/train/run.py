@@ -341,3 +341,5 @@ def _start_from(trainer: Trainer, model: str | os.PathLike, say: Callable[[str],
             raise UsageError(f"--init-from {model}: its {name} has another shape ({str(error).splitlines()[-1].strip()[:120]}); "
                              f"train with the settings that it was made with") from None
     say(f"starting from {model} ({source.images_seen} images): " + ("G and D" if found else "G alone, the file has no D"))
+    if changed := [f"{was} -> {now}" for was, now in zip(source.class_names, trainer.dataset.class_names) if was != now]:
+        say(f"classes go by number, and some have other names there: {', '.join(changed[:3])}{', ...' if len(changed) > 3 else ''}")
