@@ -461,3 +461,9 @@ def test_the_average_is_sampled_with_the_sigma_of_its_own_weights(buffers):
             assert 0.93 < module.sigma(iterate=False) / true < 1.0001
     kept = [b.clone() for b in G.buffers()]
     assert all(torch.equal(a, b) for a, b in zip(kept, sampler(trainer).generator.buffers()))          # however often it is asked for
+
+
+def test_widths_of_nothing_are_refused():
+    for make in (Generator, Discriminator):
+        with pytest.raises(UsageError, match="width=0"):
+            make(32, width=0)

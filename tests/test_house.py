@@ -23,7 +23,7 @@ GROUND = {"errors", "files", "fetch", "unpickle", "rng", "seam", "catalog", "con
 MAY_IMPORT = {                                           # room -> rooms it may import; everything on the ground floor is free
     "ops": set(), "features": set(), "nn": {"ops"}, "arch": {"nn", "ops"}, "data": set(), "augment": {"ops"}, "losses": set(),
     "terms": {"features", "nn", "ops"}, "recipes": set(), "infer": set(),
-    "interop": set(), "metrics": {"infer", "features", "data", "nn"}, "train": {"data", "features", "infer", "metrics", "ops", "recipes"},
+    "interop": set(), "metrics": {"infer", "features", "data", "nn"}, "train": {"data", "features", "infer", "metrics", "nn", "ops", "recipes"},
     "reproduce": {"train", "infer", "metrics", "features", "recipes"},
     "cli": {"train", "infer", "metrics", "data", "features", "recipes", "reproduce"}}
 GROUND_ORDER = {"errors": set(), "files": {"errors"}, "fetch": {"errors"}, "unpickle": {"errors"}, "rng": set(), "seam": {"rng"},

@@ -80,7 +80,7 @@ def test_papers_and_tables_are_listed(capsys):
 def test_a_table_shows_what_was_published_and_nothing_that_nobody_measured(capsys):
     assert reproduce("diffaugment/5") == 0
     line, = (x for x in capsys.readouterr().out.splitlines() if x.startswith("  BigGAN + DiffAugment") and "CIFAR-10 10%" in x)
-    assert line.split() == ["BigGAN", "+", "DiffAugment", "CIFAR-10", "10%", "IS", "8.09", "FID", "22.4", "-", "[a]", "[b]", "biggan_cifar", "--set",
+    assert line.split() == ["BigGAN", "+", "DiffAugment", "CIFAR-10", "10%", "IS", "8.09", "FID", "22.40", "-", "[a]", "[b]", "biggan_cifar", "--set",
                             "augment=diffaug", "--set", "augment.policy=translation,cutout", "--set", "train.kimg=25000"]
     for table in _tables.tables():
         if table != _tables.TWO_POINT:

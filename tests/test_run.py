@@ -469,6 +469,16 @@ def test_the_class_of_a_seed_does_not_depend_on_its_batch(tmp_path):
     assert np.abs(model.sample([4]).astype(int) - model.sample(range(6))[4:5]).max() <= 1
 
 
+def test_previews_of_few_classes_are_no_tower(tmp_path):
+    data = picture_folder(tmp_path / "pets", classes=2)
+    run = handful.train(data, "fastgan64_narrow", "run", kimg=0, res=16, batch=4, labels="folders", device="cpu", quiet=True,
+                        settings={**TINY_SETTINGS, "every.preview_images": 36})
+    height, width, _ = np.asarray(Image.open(next((run.folder / "previews").glob("*.jpg")))).shape
+    assert 0.5 < height / width < 2
+    assert "classes=2, images_seen=0)" in repr(run.model())
+    assert "--class all --seeds 0-9 --grid" in (run.folder / "report.html").read_text()
+
+
 def test_a_disk_that_fills_up_within_a_model_file(tmp_path):
     resource = pytest.importorskip("resource")
     trainer = tiny_trainer()

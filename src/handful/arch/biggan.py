@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import seam
-from ..errors import UsageError
+from ..errors import UsageError, within
 from ..nn.attention import SelfAttention
 from ..nn.conditional_norm import ConditionalBatchNorm2d
 from ..nn.conv import Conv3x3, Embedding, Linear
@@ -59,8 +59,10 @@ class Generator(seam.Generator):
                  sync_batch_norm: bool = False) -> None:
         super().__init__()
         t = parts.table(resolution)
-        self.resolution, self.channels, self.num_classes, self.z_dim = resolution, channels, num_classes, z_dim or t.z_dim
-        widths = [m * (width or t.width) for m in t.g]
+        width, z_dim = t.width if width is None else width, t.z_dim if z_dim is None else z_dim
+        within(1, width=width, z_dim=z_dim)
+        self.resolution, self.channels, self.num_classes, self.z_dim = resolution, channels, num_classes, z_dim
+        widths = [m * width for m in t.g]
         sides = [8 << i for i in range(len(widths) - 1)]
         shared_dim = (t.shared_dim if shared_dim is None else shared_dim) if num_classes else 0
         hierarchical = (t.hierarchical and num_classes > 0) if hierarchical is None else hierarchical
@@ -122,7 +124,9 @@ class Discriminator(seam.Discriminator):
         super().__init__()
         t = parts.table(resolution)
         self.resolution, self.channels, self.num_classes = resolution, channels, num_classes
-        widths = [channels, *(m * (width or t.width) for m in t.d)]
+        width = t.width if width is None else width
+        within(1, width=width)
+        widths = [channels, *(m * width for m in t.d)]
         sides = [resolution >> min(i + 1, t.downs) for i in range(len(t.d))]
         self.names = [f"map_{s}" if (n := sides[:i].count(s)) == 0 else f"map_{s}_{n + 1}" for i, s in enumerate(sides)]
         start, eps = parts.starting(init, t.init), t.sn_eps if sn_eps is None else sn_eps

@@ -16,7 +16,7 @@ import click
 @click.option("--scale", type=float, default=1.0, show_default=True, help="A shortened run: this share of the schedule. It says how it differs.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="The first, or only, seed.")
 @click.option("--seeds", type=click.IntRange(1), help="How many runs, with seeds in a row [default: 1; 100 for diggan/two-point].")
-@click.option("--samples", type=int, help="Score with so many samples (thousands) instead of the paper's number.")
+@click.option("--samples", type=int, help="Score with so many samples, a multiple of 1000, instead of the paper's number; the reals stay.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any setting besides the row's. Repeatable.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/reproduce"), show_default=True, help="The folder of all these runs.")
 @click.option("--device", default="auto", show_default=True, help="cuda, mps or cpu.")
@@ -54,7 +54,10 @@ def command(table, row, data_set, data, against, scale, seed, seeds, samples, se
         if dry_run:
             return _run.describe(job, click.echo)
         with Stages() as stages:
-            result = _run.reproduce(job, click.echo, stages)
+            try:
+                result = _run.reproduce(job, click.echo, stages)
+            except KeyboardInterrupt:                     # while it is scored; the training is saved
+                result = None
         if result is None:
             click.echo("stopped and saved; the same command goes on")
             return 130

@@ -69,7 +69,9 @@ class Report:
             lines.append(f"width {min(widths)} to {max(widths)}, height {min(heights)} to {max(heights)}")
             lines.append("modes: " + ", ".join(f"{n} {mode}" for mode, n in self.modes.most_common()))
         if self.classes:
-            lines.append("classes: " + ", ".join(f"{show(name)} {n}" for name, n in self.classes.items()))
+            empty = sum(not n for n in self.classes.values())
+            lines.append("classes: " + ", ".join(f"{show(name)} {n}" for name, n in self.classes.items() if n)
+                         + (f"; {count(empty, 'class number')} without images" if empty else ""))
         lines += [f"note: {note}" for note in self.notes]
         lines += [f"same pixels: {', '.join(map(show, group))}" for group in self.duplicates]
         lines += [f"nearly the same: {', '.join(map(show, group))}" for group in self.near]

@@ -43,7 +43,7 @@ def read_labels(source: Source, how: str | os.PathLike | None) -> Labels:
     "auto": json if the source has one with labels, folders if all images lie in two or more folders, otherwise none.
     Raises HandfulError when labels are missing for some images or don't fit, UsageError for an unknown `how`.
     """
-    if how is None or not source.names:
+    if how in (None, "none") or not source.names:
         return Labels()
     if source.classes is not None and how in ("auto", "folders"):
         numbers, class_names = source.classes
@@ -128,6 +128,8 @@ def _from_json(source: Source) -> Labels:
             fault = f"the label of '{show(name)}' must be a class number, not {str(number)[:40]}"
             raise HandfulError(f"dataset.json in '{source.path}': {fault}; mend it")
         numbers[base + name.replace("\\", "/")] = number
+    images = {*source.names, *(problem.name for problem in source.problems)}
+    gone = [name for name in numbers if name not in images]
     numbers = _complete(source, numbers, "dataset.json", strangers_matter=False)
     given = said.get("class_names") or []
     if not isinstance(given, list):
@@ -140,7 +142,10 @@ def _from_json(source: Source) -> Labels:
         raise HandfulError(f"dataset.json in '{source.path}': '{show(most)}' is of class {numbers[most]}, far beyond the {len(numbers)} images; "
                            f"number the classes from 0")
     class_names = [str(given[i]) if i < len(given) else str(i) for i in range(max(max(numbers.values()) + 1, len(given)))]
-    return Labels(numbers, class_names, [f"labels: {len(class_names)} classes from dataset.json"])
+    notes = [f"labels: {len(class_names)} classes from dataset.json"]
+    if gone:
+        notes.append(f"dataset.json labels {count(len(gone), 'image')} not in '{source.path}' ({_some(gone)})")
+    return Labels(numbers, class_names, notes)
 
 
 def _auto(source: Source) -> Labels:

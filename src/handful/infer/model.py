@@ -54,6 +54,10 @@ class Model:
     def __init__(self, generator: Generator, config: Config, images_seen: int = 0) -> None:
         self.generator, self.config, self.images_seen = generator.eval().requires_grad_(False), config, images_seen
 
+    def __repr__(self) -> str:
+        d = self.config.data
+        return f"Model({self.config.g.name}, resolution={d.resolution}, classes={len(d.class_names)}, images_seen={self.images_seen})"
+
     @property
     def device(self) -> torch.device:
         return next(self.generator.parameters()).device

@@ -89,7 +89,7 @@ def _planned(stack: ExitStack, world: World, model: Model | _sets.Given, data: _
     if on.type == "cuda":
         stack.enter_context(torch.cuda.device(on))           # what processes send each other goes through it
     stack.enter_context(world.together())
-    wanted = {name: resolve(name) for name in ([metrics] if isinstance(metrics, str) else metrics)}
+    wanted = {name: resolve(name) for name in ([n.strip() for n in metrics.split(",") if n.strip()] if isinstance(metrics, str) else metrics)}
     if not wanted:
         raise UsageError(f"no metrics; name some, e.g. {','.join(DEFAULT)}")
     if samples is not None and samples < 2:

@@ -108,6 +108,8 @@ class Session:
                 continue
             self.counts[name] = m.counts(self.reals[self._which(m)].count, self.fakes.count, self.samples, name)
             m.enough(*self.counts[name], name)
+            if self.samples and m.samples not in (None, self.samples):
+                self.notes[name] = f"the name fixes {m.samples} samples, not {self.samples}"
             own = m.extractor
             if isinstance(extractor, nn.Module) and not all(hasattr(extractor, word) for word in SAYS):
                 extractor = self._found_out(extractor, self.reals[self._which(m)])
@@ -122,7 +124,8 @@ class Session:
                     raise HandfulError(f"{name} is defined by {why}; leave --extractor out")
                 network.logits(torch.zeros(1, network.dim, device=self.device))      # raises where its weights are missing
             if protocol(name) and (m.extractor != own or resize not in (None, "official")):
-                self.notes[name] = f"not with the network and resizing that {name} is defined with"
+                before = f"{self.notes[name]}; " if name in self.notes else ""
+                self.notes[name] = f"{before}not with the network and resizing that {name} is defined with"
             m.announce(Resources(shared=self.shared), self._key(name))
 
     def _found_out(self, network: nn.Module, reals: Pictures) -> Given:

@@ -19,6 +19,7 @@ from ..metrics import evaluate
 from ..metrics._protocols import resolve
 from ..metrics._session import Progress
 from ..train import checkpoint, choose, train
+from ..train.fit import to_images
 from . import _tables
 from ._job import Job, differences, metric_of
 from ._tables import RESULT, value_of
@@ -42,6 +43,7 @@ def describe(job: Job, say: Say) -> None:
     if device.type == "cpu" and t.batch > most:                          # a step of a large batch takes minutes there
         trial = f" (tried with batches of {most}; {t.batch} need more memory)"
         t.batch, t.g_batch, t.micro_batch = most, t.g_batch and t.g_batch * most // t.batch, None
+    say("measuring a few steps here ...")
     say(f"here: {choose.estimate(config_module.resolved(config), device).line}{trial}")
 
 
@@ -92,6 +94,8 @@ def _kept(folder: Path) -> dict[str, Any] | None:
 def _trained(job: Job, source: str, say: Say) -> bool:
     """Trains, or goes on with what stands there; False where the user stopped it."""
     folder = job.folder
+    if checkpoint.all_of(folder) and f"{to_images(job.config.train.kimg):09d}" <= checkpoint.all_of(folder)[0].stem:
+        return True
     if (folder / "config.json").exists():
         run = train(source, resume=folder, seed=job.seed, settings=job.settings, device=job.device, say=say)
     else:

@@ -79,7 +79,8 @@ def over_seeds(row: Row, results: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def published(t: Target) -> str:
-    return f"{t.value:g}" + ("" if t.spread is None else f" +- {t.spread:g}")
+    usual = t.figure.split()[0] in ("FID", "IS")             # which papers print with two decimals
+    return (f"{t.value:.2f}" if usual else f"{t.value:g}") + ("" if t.spread is None else f" +- {t.spread:g}")
 
 
 def trained_by(row: Row) -> str:

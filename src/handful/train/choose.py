@@ -99,8 +99,8 @@ def about_classes(config: Config, classes: Mapping[str, int]) -> list[str]:
     path, arch = config.data.path, config.g.name
     if not classes:
         if wants_classes(config):
-            raise UsageError(f"{arch} is made for labelled images, and '{path}' has no labels: put each class into a folder of its own (--labels "
-                             f"folders), give --labels FILE.csv, or take another --recipe")
+            raise UsageError(f"{arch} is made for labelled images, and '{path}' has no labels: give --labels folders, with each class in a folder "
+                             f"of its own, or --labels FILE.csv, or take another --recipe")
         return []
     few = [f"'{name}' has {'one image' if n else 'none'}" for name, n in classes.items() if n < 2]
     named = ", ".join(few[:3]) + (f" and {len(few) - 3} more" if few[3:] else "")
@@ -218,7 +218,8 @@ def estimate(config: Config, device: torch.device, rank: int = 0, world: int = 1
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)        # the run counts its own
     note = " (uncompiled; compiled it will be faster)" if compiles(t.compile, device) else ""
-    line = (f"{t.kimg:g} kimg at about {speed:.3g} images/s on {machine(device)}{f' x {world}' if world > 1 else ''} in "
+    per_sec = f"{speed:.0f}" if speed >= 100 else f"{speed:.3g}"
+    line = (f"{t.kimg:g} kimg at about {per_sec} images/s on {machine(device)}{f' x {world}' if world > 1 else ''} in "
             f"{precision(t.precision, device)}: {duration(sec)}, {memory:.1f} GB of memory{note}")
     return Estimate(speed, memory, sec, line)
 

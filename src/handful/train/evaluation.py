@@ -103,7 +103,8 @@ class Evaluation:
         fits = self.trainer.scored_sec + self.last * (1 if last else 2) <= budget * sec
         fits = bool(reduce.from_first(fits, self.trainer.world))
         if last and not fits and self._best_so_far() is None:
-            self.log.say(f"no scores in so short a run: handful evaluate {in_shell(self.folder)} {in_shell(self.config.data.path)} takes about "
+            self.log.say(f"no scores in so short a run: handful evaluate {in_shell(self.folder)} {in_shell(self.config.data.path)} --metrics "
+                         f"{','.join(self.names)} --samples {self.samples} takes about "
                          f"{duration(self.last)}", self.trainer.images_seen)
         elif not fits and not self.said:
             self.said = True

@@ -145,7 +145,8 @@ def _roll_back(trainer: Trainer, folder: Path, log: Log, trouble: str, *, again:
 @torch.no_grad()
 def _preview(trainer: Trainer, folder: Path) -> None:
     wanted, classes = trainer.config.every.preview_images, trainer.nets.G.num_classes
-    columns = classes if 1 < classes <= MOST_COLUMNS else None         # seed s shows class s % classes: a column for each
+    # Seed s shows class s % classes: a column for each class, or several where there are few.
+    columns = classes * max(1, round(wanted ** 0.5 / classes)) if 1 < classes <= MOST_COLUMNS else None
     images = sampler(trainer).sample(range(-(-wanted // columns) * columns if columns else wanted), batch=trainer.micro_batch)
     save_image(folder / "previews" / f"{trainer.images_seen:09d}.jpg", grid(images, columns))
 

@@ -78,7 +78,10 @@ class Trainer:
             if name in (ADVERSARIAL, "G") or hasattr(nn.ModuleDict, name):
                 raise UsageError(f"a term can't be called '{name}': that name is taken; choose another, and the method by terms.NAME.use")
             torch.manual_seed(derive(self.config.seed, "init", name))
-            out[name] = catalog.build("terms", use)
+            try:
+                out[name] = catalog.build("terms", use)
+            except UsageError as error:                   # its settings' own names need their place
+                raise UsageError(f"terms.{name}: {error}") from None
             if not isinstance(out[name], Term | Wrapper):
                 raise HandfulError(f"terms.{name}: '{use.name}' is neither a Term nor a Wrapper")
             if isinstance(out[name], Term) and out[name].every < 1:

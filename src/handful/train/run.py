@@ -128,6 +128,8 @@ def _start(lines: list[str], recipe: str, out: str | os.PathLike | None, device_
     evaluation.planned(config)                            # what can't be scored is said now
     say(choose.estimate(config, device, rank, world).line)
     trainer = _trainer(config, dataset, device, rank, world)
+    if trainer.heldout is not None:
+        choose.about_classes(config, trainer.dataset.classes)                     # what is left of them without the held-out images
     if init_from is not None:
         _start_from(trainer, init_from, say)
     if rank == 0:
@@ -204,7 +206,7 @@ def _look_for_copies(trainer: Trainer, folder: Path, log: Log, sec: float, say: 
     expected = len(trainer.dataset) * trainer.dataset.channels * height * width * COPIES_SEC
     if expected > max(COPIES_SHARE * sec, 1):
         log.say(f"not looked for copies of training images, which takes about {duration(expected)}: "
-                f"handful neighbours {in_shell(folder)} {in_shell(trainer.config.data.path)}")
+                f"handful neighbours {in_shell(folder)} {in_shell(trainer.config.data.path)} --by pixel")
         return
     show = lambda stage, done, total: log.stage(f"{stage} {done}/{total}")                                   # noqa: E731
     try:
