@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,14 @@ def tiny_trainer(*settings: str, dataset: Dataset | None = None, rank: int = 0, 
                  **over: Any) -> Trainer:
     return Trainer(tiny_config(*settings, **over), dataset or noise_set(), torch.device("cpu"), rank=rank, world=world, precision=precision,
                    compile=compile)
+
+
+def of_two_processes(script: str, out: Path) -> list[Any]:
+    """What each rank of `script` (run as a program in two processes, with `out` as its argument) saved as out/rankN.pt."""
+    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script, str(out)]
+    done = subprocess.run(line, env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [torch.load(out / f"rank{r}.pt", weights_only=True) for r in (0, 1)]
 
 
 def weights(trainer: Trainer) -> torch.Tensor:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,7 +14,7 @@ from formulas import Formula, call, linear, pictures
 from handful.errors import HandfulError, UsageError
 from handful.terms import DigGAN
 from handful.terms.diggan import dig_penalty, weight_for
-from making import noise_set, run_steps, tiny_trainer, weights
+from making import noise_set, of_two_processes, run_steps, tiny_trainer, weights
 from tiny import TinyD
 
 R1 = torch.tensor([1.0, 2.0, 3.0, 4.0])                    # norms on reals and on fakes in three batches
@@ -209,11 +207,7 @@ def test_resume_bit_for_bit_and_micro_batches(settings):
 
 
 def test_two_gloo_processes_equal_one(tmp_path):
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", __file__, str(tmp_path)],
-                          env=env, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr[-3000:]
-    a, b = (torch.load(tmp_path / f"rank{r}.pt", weights_only=True) for r in (0, 1))
+    a, b = of_two_processes(__file__, tmp_path)
     one = run_steps(tiny_trainer(*SHARED, dataset=noise_set(classes=3)), 3)
     assert torch.equal(a, b) and (weights(one) - a).abs().max() < 1e-5
 

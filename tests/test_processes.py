@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from handful.metrics._metric import Metric
-from making import noise_set, picture_folder, run_steps, tiny_trainer, weights
+from making import noise_set, of_two_processes, picture_folder, run_steps, tiny_trainer, weights
 
 SETTINGS = ["terms.r1.gamma=1.0", "terms.r1.every=2", "terms.r1.own_step=true", "terms.lecam.update=after", "terms.lecam.start=0",
             "optim_g.eps=1e-3", "optim_d.eps=1e-3"]                          # eps: Adam must not blow rounding up where a gradient is nearly 0
@@ -52,11 +52,7 @@ STYLEGAN2 = {"g": {"use": "stylegan2", "z_dim": 16, "w_dim": 16, "channel_base":
 
 
 def test_two_gloo_processes_equal_one(tmp_path):
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", __file__, str(tmp_path)],
-                          env=env, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr[-3000:]
-    a, b = (torch.load(tmp_path / f"rank{r}.pt", weights_only=True) for r in (0, 1))
+    a, b = of_two_processes(__file__, tmp_path)
     assert torch.equal(a["tiny"], b["tiny"]) and torch.equal(a["fastgan"], b["fastgan"])
     assert torch.equal(a["plain"], b["plain"])                               # each its own batch statistics, one state
     one = run_steps(tiny_trainer(*SETTINGS, **OVER), 4)
