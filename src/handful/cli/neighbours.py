@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-
 import click
 
 
@@ -25,16 +23,20 @@ def command(model, data, samples, seeds, by, out, json_file, device):
     import json
     from pathlib import Path
 
+    from handful.cli.evaluate import Stages
     from handful.cli.generate import parse_seeds
     from handful.files import write_text
+    from handful.metrics._session import Clock
     from handful.metrics.nearest import check_kinds, neighbours
 
     kinds = [kind.strip() for kind in by.split(",") if kind.strip()]
     check_kinds(kinds)
     numbers = parse_seeds(seeds) if seeds else range(samples)
     is_run = Path(model).is_dir()
-    with ExitStack() as bars:
-        found = neighbours(model, data, kinds=kinds, seeds=numbers, device=device, progress=_Stages(bars))
+    with Stages() as stages:
+        clock, ticks = Clock(stages), {}
+        told = lambda stage, done, total: ticks.setdefault(stage, clock.stage(stage))(done, total)               # noqa: E731
+        found = neighbours(model, data, kinds=kinds, seeds=numbers, device=device, progress=told)
     folder = Path(out) if out else Path(model) if is_run else Path("neighbours")
     written = found.save(folder)
     text = json.dumps(found.figures, indent=1, ensure_ascii=False)
@@ -51,18 +53,3 @@ def command(model, data, samples, seeds, by, out, json_file, device):
 
         written = (*written, write_report(folder))
     click.echo("\n".join(map(str, written)))
-
-
-class _Stages:
-    """Progress of one stage after the other, each with a bar (in a pipe: lines) of its own."""
-
-    def __init__(self, bars: ExitStack) -> None:
-        self.bars, self.stage, self.bar = bars, None, None
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        from handful.cli.data import progress_of
-
-        if stage != self.stage:
-            self.bars.close()
-            self.stage, self.bar = stage, self.bars.enter_context(progress_of(stage))
-        self.bar(done, total)
