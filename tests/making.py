@@ -36,11 +36,17 @@ def tiny_trainer(*settings: str, dataset: Dataset | None = None, rank: int = 0, 
                    compile=compile)
 
 
-def of_two_processes(script: str, out: Path) -> list[Any]:
-    """What each rank of `script` (run as a program in two processes, with `out` as its argument) saved as out/rankN.pt."""
+def in_two_processes(script: str, out: Path, **env: str) -> None:
+    """Runs `script` as a program in two processes, with `out` as its argument."""
     line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script, str(out)]
-    done = subprocess.run(line, env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(line, env={**os.environ, "OMP_NUM_THREADS": "1", **env}, cwd=Path(__file__).parent, capture_output=True, text=True,
+                          timeout=200)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def of_two_processes(script: str, out: Path) -> list[Any]:
+    """What each rank of `script` saved as out/rankN.pt."""
+    in_two_processes(script, out)
     return [torch.load(out / f"rank{r}.pt", weights_only=True) for r in (0, 1)]
 
 

@@ -72,6 +72,12 @@ def test_labels_are_taken_from_data_that_has_them(pets, capsys):
     assert command("train", "--resume", "run", "--kimg", "0.016", "--device", "cpu") == 0
 
 
+def test_held_out_images_must_leave_enough_of_each_class(tmp_path, capsys):
+    pets = picture_folder(tmp_path / "many", count=20, classes=2)
+    assert train(pets, "--set", "data.holdout=0.9") == 1
+    assert "has one image" in refused(capsys)
+
+
 def test_other_architectures_take_none_unasked(pets, capsys):
     assert train(pets, g="tiny:TinyG") == 0 and "classes" not in capsys.readouterr().out
     assert json.loads((Path("run") / "config.json").read_text())["data"]["labels"] is None

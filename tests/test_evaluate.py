@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from handful.metrics._pictures import Drawn, Filed, Held, shuffled
 from handful.metrics._protocols import protocol, resolve
 from handful.metrics._world import World
 from handful.rng import derive
-from making import noise_set, picture_folder, tiny_config
+from making import in_two_processes, noise_set, picture_folder, tiny_config
 
 ALL = ["fid", "kid", "precision", "recall", "density", "coverage", "inception_score"]
 
@@ -623,10 +622,7 @@ def work(out: Path) -> None:
 
 
 def test_two_processes_give_the_value_of_one(tmp_path):
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "HANDFUL_CACHE": str(tmp_path / "theirs")}
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", __file__, str(tmp_path)],
-                          env=env, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr[-3000:]
+    in_two_processes(__file__, tmp_path, HANDFUL_CACHE=str(tmp_path / "theirs"))
     a, b = (json.loads((tmp_path / f"rank{r}.json").read_text()) for r in (0, 1))
     assert a["failures"] == b["failures"] == [
         ["Joint", "rank 1 of 2: a broken picture"], ["Joint", "rank 1 of 2: RuntimeError: out of memory"], ["Stopped", "stopped"],

@@ -128,8 +128,7 @@ def _from_json(source: Source) -> Labels:
             fault = f"the label of '{show(name)}' must be a class number, not {str(number)[:40]}"
             raise HandfulError(f"dataset.json in '{source.path}': {fault}; mend it")
         numbers[base + name.replace("\\", "/")] = number
-    images = {*source.names, *(problem.name for problem in source.problems)}
-    gone = [name for name in numbers if name not in images]
+    gone = _strangers(source, numbers)
     numbers = _complete(source, numbers, "dataset.json", strangers_matter=False)
     given = said.get("class_names") or []
     if not isinstance(given, list):
@@ -196,8 +195,7 @@ def two_columns(text: str, source: Source, file: str | os.PathLike, wanted: str,
 def _complete(source: Source, given: dict, origin: str, strangers_matter: bool) -> dict:
     """`given` for exactly the images of the source. Raises HandfulError for images without label and, if asked, for the reverse."""
     left_out = [name for name in source.names if name not in given]
-    images = {*source.names, *(problem.name for problem in source.problems)}
-    strangers = [name for name in given if name not in images] if strangers_matter else []
+    strangers = _strangers(source, given) if strangers_matter else []
     if left_out or strangers:
         faults = []
         if left_out:
@@ -206,6 +204,12 @@ def _complete(source: Source, given: dict, origin: str, strangers_matter: bool) 
             faults.append(f"{count(len(strangers), 'name')} not in '{source.path}' ({_some(strangers)})")
         raise HandfulError(f"labels in {origin}: {' and '.join(faults)}; names are relative to DATA, one line for every image")
     return {name: given[name] for name in source.names}
+
+
+def _strangers(source: Source, given: dict) -> list[str]:
+    """Names that the source doesn't have, not even as a file that can't be used."""
+    images = {*source.names, *(problem.name for problem in source.problems)}
+    return [name for name in given if name not in images]
 
 
 def _some(names: list[str]) -> str:
