@@ -13,8 +13,8 @@ import torch.nn.functional as F
 
 from handful import HandfulError, catalog
 from handful.rng import Rng, derive
-from handful.seam import Context, Needs, Result, Term, View
-from handful.terms import R1
+from handful.seam import Augment, Augmented, Context, Needs, Result, Term, View
+from handful.terms import R1, PathLength
 from handful.train import optim
 from handful.train.plan import Adversarial, lazy_correction, phases
 from making import noise_set, run_steps, tiny_config, tiny_trainer, weights
@@ -41,7 +41,8 @@ def test_own_step_is_a_phase_and_corrects_adam_once():
     assert [(p.side, p.names, p.every, p.main) for p in plan] == [
         ("g", ("adv",), 1, True), ("d", ("adv",), 1, True), ("d", ("r1",), 16, False)]
     assert lazy_correction(plan, "d") == pytest.approx(16 / 17)
-    group = optim.build("d", torch.nn.Linear(2, 2), {}, tiny_config("optim_d.lr=0.0025", "optim_d.betas=[0,0.99]").optim_d, plan).param_groups[0]
+    settings = tiny_config("optim_d.lr=0.0025", "optim_d.betas=[0,0.99]").optim_d
+    group = optim.build("d", torch.nn.Linear(2, 2), {}, {"d": settings}, plan).param_groups[0]
     assert group["lr"] == pytest.approx(0.00235294, abs=1e-8) and group["betas"][1] == pytest.approx(0.9905855, abs=1e-7)   # spec, table 5.2
 
 
@@ -253,7 +254,7 @@ def test_a_larger_batch_of_g_runs_at_once():
 def test_frozen_parameters_stay_frozen():
     trainer = tiny_trainer()
     trainer.nets.D.stem.requires_grad_(False)
-    trainer.optim["d"] = optim.build("d", trainer.nets.D, trainer.terms, trainer.config.optim_d, trainer.plan)
+    trainer.optim["d"] = optim.build("d", trainer.nets.D, trainer.terms, {"d": trainer.config.optim_d}, trainer.plan)
     before = trainer.nets.D.stem.weight.clone(), trainer.nets.D.conv2.weight.clone()
     run_steps(trainer, 2)
     assert torch.equal(trainer.nets.D.stem.weight, before[0]) and not torch.equal(trainer.nets.D.conv2.weight, before[1])
@@ -490,3 +491,69 @@ def test_two_compiled_passes_before_one_backward(monkeypatch):
     plain, twin = (run_steps(tiny_trainer("data.resolution=32", "terms.r1.gamma=0.1", "terms.r1.every=2", compile=c,
                                           dataset=noise_set(8, resolution=32), **over), 3) for c in (False, True))
     assert torch.allclose(weights(plain), weights(twin), rtol=1e-3, atol=1e-3)
+
+
+class Head(Term):
+    """A head that trains in D's step with the settings of G's Adam (InsGen's head for fakes); and a role."""
+
+    optim = {"head": ("d", "g")}
+    roles = frozenset({"judge of everything"})
+
+    def __init__(self):
+        super().__init__()
+        self.head = torch.nn.Linear(1, 1)
+
+    def needs(self, side):
+        return Needs(real=View(logits=True)) if side == "d" else None
+
+    def forward(self, ctx):
+        return Result(self.head(ctx.real.logits[:, None]).mean())
+
+
+def test_a_head_may_train_with_the_other_sides_settings():
+    plan = phases(terms_of(head=Head(), r1=R1(1.0, every=16, own_step=True), pl=PathLength(every=4, own_step=True)), "gd")
+    settings = tiny_config("optim_d.lr=0.002", "optim_g.lr=0.0025", "optim_g.betas=[0,0.99]")
+    net, head = optim.build("d", torch.nn.Linear(2, 2), terms_of(head=Head()), {"g": settings.optim_g, "d": settings.optim_d}, plan).param_groups
+    assert net["lr"] == pytest.approx(0.002 * 16 / 17)
+    assert head["name"] == "head.head" and head["lr"] == pytest.approx(0.0025 * 0.8) and head["betas"][1] == pytest.approx(0.99 ** 0.8)
+
+
+def test_two_terms_of_one_role_are_refused():
+    with pytest.raises(HandfulError, match=r"terms.a and terms.b both want to be the judge of everything: leave .* \(--set terms.b=null\)"):
+        tiny_trainer(terms={"a": {"use": "test_trainer:Head"}, "b": {"use": "test_trainer:Head"}})
+
+
+def test_a_strength_that_nothing_moves_is_said():
+    assert any("augment=ada has strength p=0 and nothing moves it" in n for n in tiny_trainer("augment.p=0", augment={"use": "ada"}).notes)
+    assert not any("strength p=0" in n for n in tiny_trainer("augment.p=0", "terms.ada_controller={}", augment={"use": "ada"}).notes)
+    assert not any("strength p=0" in n for n in tiny_trainer("augment.p=0.2", augment={"use": "ada"}).notes)
+
+
+class Shown(Augment):
+    """Shows fakes as reals, all of them, and keeps what it was given."""
+
+    wants_fakes = True
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def draw(self, x, rng, extra=None):
+        return Augmented(x, extra or {})
+
+    def reals(self, x, fakes, rng):
+        self.seen.append(fakes)
+        return fakes
+
+
+@pytest.mark.parametrize("order", ["gd", "dg"])
+def test_fakes_that_are_shown_as_reals(order):
+    """Those of G's step where it went before, new ones else; detached; in the phase of R1 too; exact under accumulation."""
+    lines = (f"train.order={order}", 'terms.r1={"use": "r1", "every": 1, "own_step": true}')
+    trainer = tiny_trainer(*lines, augment={"use": "test_trainer:Shown"})
+    trainer.step()
+    main, lazy = trainer.nets.augment.seen
+    assert main.shape == lazy.shape == (8, 3, 16, 16) and not main.requires_grad and torch.equal(main, lazy) == (order == "gd")
+    parts = tiny_trainer(*lines, "train.micro_batch=4", augment={"use": "test_trainer:Shown"})
+    parts.step()
+    assert torch.allclose(torch.cat(parts.nets.augment.seen[:2]), main, atol=1e-6)

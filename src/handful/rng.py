@@ -64,6 +64,10 @@ class Rng:
         seed = None if self.seed is None else derive(self.seed, *purpose)
         return Rng(seed, self.device, self.batch if batch is None else batch, self.slots if slots is None else slots)
 
+    def again(self) -> Rng:
+        """The same stream from its start: what it drew once more. Torch's own generator can't be wound back."""
+        return Rng(self.seed, self.device, self.batch, self.slots)
+
     def _sliced(self, n: int, draw) -> Tensor:
         if self.slots is None:
             return draw(n)
@@ -91,6 +95,9 @@ class _Joined(Rng):
 
     def randint(self, high: int, n: int, *shape: int) -> Tensor:
         return torch.cat([p.randint(high, len(p.slots), *shape) for p in self.parts])
+
+    def again(self) -> Rng:
+        return _Joined(tuple(p.again() for p in self.parts))
 
     def fork(self, *purpose: object, batch: int | None = None, slots: range | None = None) -> Rng:
         return _Joined(tuple(p.fork(*purpose) for p in self.parts))

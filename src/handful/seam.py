@@ -19,6 +19,10 @@ from .rng import Rng, ambient
 Side = Literal["d", "g"]
 At = Literal["x", "x_in"]
 
+# Roles (`Term.roles`) that more than one room knows.
+CONTROLS_AUGMENT = "controller of the augmentation's strength"
+CONTROLS_D = "controller of the strength of what is inside D"
+
 
 # ---------------------------------------------------------------------------------------------------------------- networks
 
@@ -28,7 +32,8 @@ class Generated:
     """What a generator returns.
 
     image [B,C,H,W] in [-1,1]; latent: what path length differentiates by (ws; z where there is no mapping); z [B,z_dim] and c [B] as used.
-    extra: further scales by name (FastGAN's smaller image). stats: per-sample values for the generator's own `commit` (mean of w).
+    extra: further scales by name (FastGAN's smaller image). stats: per-sample values for the generator's own `commit` (mean of w). rng: where its
+    noise and style mixing came from, as the trainer fills it in: `nets.generate(other_z, c, rng=made.rng.again())` has the same ones.
     """
 
     image: Tensor
@@ -37,6 +42,7 @@ class Generated:
     c: Tensor | None = None
     extra: Mapping[str, Tensor] = field(default_factory=dict)
     stats: Mapping[str, Tensor] = field(default_factory=dict)
+    rng: Rng | None = None
 
 
 @dataclass(frozen=True)
@@ -247,8 +253,24 @@ class Pass:
             p._grads["x_in"] = tuple(next(grads).float() for _ in p._inputs())
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What a term may want to know of the run when it is set up.
+
+    count: training images (none of the held-out ones); flip: whether half of them are shown mirrored; batch: images of one D step over all
+    processes; micro_batch: how many of them pass D together, on one device: what there is of negatives in a batch.
+    """
+
+    count: int = 0
+    flip: bool = False
+    batch: int = 0
+    micro_batch: int = 0
+
+
 class Nets(Protocol):
     """The networks, and the only door to extra passes: they run with the precision as set and network buffers frozen."""
+
+    facts: Facts
 
     G: Generator
     D: Discriminator
@@ -321,8 +343,9 @@ class Term(nn.Module):
     every: lazy interval; the trainer multiplies the loss by `gain` (None: by `every`; a number where a release does otherwise). own_step: an
     optimiser step of its own (StyleGAN2's lazy regularisation) rather than folded into the main one. observes: a controller that wants to see
     the passes of every step of its side, those of other terms' own steps too (ADA counts the logits of the lazy phase). optim: which side
-    trains a submodule of its own, by the submodule's name, and how (None: as that side's network); what isn't named trains on D's side, or
-    on G's where the term is idle on D's.
+    trains a submodule of its own, by the submodule's name, and how (None: as that side's network; "g", "d": with the settings of that one's, the
+    lazy correction included); what isn't named trains on D's side, or on G's where the term is idle on D's. roles: what only one term of a run
+    can be ("controller of the augmentation's strength"), known after `setup`: two that claim the same are refused.
     """
 
     every: int = 1
@@ -330,7 +353,8 @@ class Term(nn.Module):
     gain: float | None = None
     observes: bool = False
     exact_under_accumulation: bool = True
-    optim: Mapping[str, tuple[Side, OptimConfig | None]] = {}
+    optim: Mapping[str, tuple[Side, OptimConfig | Side | None]] = {}
+    roles: frozenset[str] = frozenset()
 
     def setup(self, nets: Nets) -> None:
         """Once, before training: build heads from `nets.D.feature_info`, copy a momentum encoder. Raise HandfulError where it can't serve."""
@@ -379,7 +403,12 @@ class Strength(Protocol):
 
 
 class Augment(nn.Module):
-    """A differentiable, shape-preserving random map of images [B,C,H,W] in [-1,1]; every image has parameters of its own."""
+    """A differentiable, shape-preserving random map of images [B,C,H,W] in [-1,1]; every image has parameters of its own.
+
+    wants_fakes: True where `reals` shows generated images as reals; they are then made for it, of the reals' own classes.
+    """
+
+    wants_fakes: ClassVar[bool] = False
 
     def draw(self, x: Tensor, rng: Rng, extra: Mapping[str, Tensor] | None = None) -> Augmented:
         """What the trainer calls: random only through rng. extra: further scales of the same images, augmented with draws of their own."""
@@ -390,7 +419,7 @@ class Augment(nn.Module):
         return self.draw(x, ambient(x.device)).image
 
     def reals(self, x: Tensor, fakes: Tensor | None, rng: Rng) -> Tensor:
-        """The images shown as reals (APA mixes in fakes). Default: x."""
+        """The images shown as reals (APA mixes in fakes: detached, as many as x, or None without `wants_fakes`). Default: x."""
         return x
 
 

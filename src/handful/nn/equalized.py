@@ -4,6 +4,8 @@
 
 Leaky ReLU is positively homogeneous, so all constants are multiplied into the smaller of weight and input, and into the bias, and the result
 is touched by nothing but the activation. The layers compute in the dtype of their input; parameters stay as they are.
+
+`before_bias` is where a method that must live inside a network comes in (nn/between.py).
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops.conv import conv2d, conv2d_down, conv2d_up
+from .between import Change
 from .spectral import Norm, largest_singular_value, singular_vectors
 
 SLOPE = 0.2
@@ -31,9 +34,14 @@ class EqualLinear(nn.Module):
         self.lrelu = lrelu
         self.bias_gain = lr * (math.sqrt(2) if lrelu else 1.0)
         self.gain = self.bias_gain / math.sqrt(cin)
+        self.before_bias: Change | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.linear(x * self.gain, self.weight.to(x.dtype), (self.bias * self.bias_gain).to(x.dtype))
+        bias = (self.bias * self.bias_gain).to(x.dtype)
+        if self.before_bias is None:
+            y = F.linear(x * self.gain, self.weight.to(x.dtype), bias)
+        else:
+            y = self.before_bias(F.linear(x * self.gain, self.weight.to(x.dtype)), self.bias_gain) + bias
         return F.leaky_relu_(y, SLOPE) if self.lrelu else y
 
     def row(self, c: Tensor) -> Tensor:
@@ -62,6 +70,7 @@ class EqualConv2d(nn.Module):
         u, v = singular_vectors(self.weight, eps=SPECTRAL_EPS) if norm == "spectral" else (None, None)
         self.register_buffer("u", u)
         self.register_buffer("v", v)
+        self.before_bias: Change | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         gain = self.gain if self.u is None else self.bias_gain / self.sigma()
@@ -71,6 +80,8 @@ class EqualConv2d(nn.Module):
             weight = (self.weight * gain).to(x.dtype)
         bias = None if self.bias is None else (self.bias * self.bias_gain).to(x.dtype)
         y = self.operator(x, weight)
+        if self.before_bias is not None:
+            y = self.before_bias(y, self.bias_gain)
         return y if bias is None else F.leaky_relu_(y.add_(bias[:, None, None]), SLOPE)
 
     def sigma(self) -> Tensor:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from handful.errors import HandfulError, within
-from handful.seam import Context, Needs, Nets, Result, Side, Strength, Term, View
+from handful.seam import CONTROLS_AUGMENT, CONTROLS_D, Context, Needs, Nets, Result, Side, Strength, Term, View
 
 LEAKS_FROM = 0.8            # appendix C and section 3: safe below about this
 PATIENCE = 10               # log lines in a row above it before a word is said
@@ -54,6 +54,7 @@ class AdaController(Term):
 
     def setup(self, nets: Nets) -> None:
         strength = self._strength(nets)
+        self.roles = frozenset({CONTROLS_AUGMENT if strength is nets.augment else CONTROLS_D})
         if self.start is not None:
             strength.p.fill_(self.start)
 

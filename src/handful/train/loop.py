@@ -16,7 +16,23 @@ from ..config import Config
 from ..data import Dataset, Sampler
 from ..errors import HandfulError, UsageError
 from ..rng import Rng, derive, joined
-from ..seam import Augmented, Context, Discriminator, Generated, Generator, Judged, Needs, Pass, Side, Term, View, Wrapper
+from ..seam import (
+    CONTROLS_AUGMENT,
+    CONTROLS_D,
+    Augmented,
+    Context,
+    Discriminator,
+    Facts,
+    Generated,
+    Generator,
+    Judged,
+    Needs,
+    Pass,
+    Side,
+    Term,
+    View,
+    Wrapper,
+)
 from . import ema, optim, reduce
 from .passes import LiveNets
 from .plan import ADVERSARIAL, Adversarial, Phase, phases, union
@@ -54,8 +70,8 @@ class Trainer:
         self.plan = phases(self.terms, config.train.order)
         self._check()
         self.optim = {
-            "g": optim.build("g", self.nets.G, self.terms, config.optim_g, self.plan),
-            "d": optim.build("d", self.nets.D, self.terms, config.optim_d, self.plan)}
+            side: optim.build(side, net, self.terms, {"g": config.optim_g, "d": config.optim_d}, self.plan)
+            for side, net in (("g", self.nets.G), ("d", self.nets.D))}
         self.scale = FP16_LOSS_SCALE if precision == "fp16" else 1.0
         self.images_seen = self.iteration = 0
         self.scored_sec = 0.0                             # spent on scores, in all sessions
@@ -65,8 +81,10 @@ class Trainer:
         self._log: dict[str, Tensor] = {}                 # sum and count by name, on the device
         self.stuck: tuple[Side, ...] = ()
         self._shared: dict[int, tuple[Generated, Augmented]] = {}
+        self._made: dict[range, Tensor] = {}              # what G's step of this iteration showed, for an augmentation that wants fakes
         if self.heldout is not None and self.heldout.groups is not None:
             self.notes += self.heldout.notes
+        self.notes += self._idle_strengths()
         self._say_what_accumulation_changes()
 
     # ------------------------------------------------------------------------------------------------------- building
@@ -105,8 +123,9 @@ class Trainer:
         augment = catalog.build("augment", self.config.augment)
         G_ema = copy.deepcopy(G).eval().requires_grad_(False)
         labels = None if self.dataset.labels is None else self.dataset.labels.to(self.device)   # once: copying them in a step would stall it
+        facts = Facts(len(self.dataset), self.config.data.flip, self.batch, min(self.micro_batch, self.batch // self.world))
         return LiveNets(G.to(self.device), D.to(self.device), G_ema.to(self.device), augment.to(self.device), precision=precision,
-                        compile=compile, labels=labels, fake_labels=self.config.train.fake_labels)
+                        compile=compile, labels=labels, fake_labels=self.config.train.fake_labels, facts=facts)
 
     def _terms(self, methods: Mapping[str, Term | Wrapper]) -> dict[str, Term]:
         out: dict[str, Term] = {ADVERSARIAL: Adversarial(catalog.build("losses", self.config.loss))}
@@ -118,6 +137,13 @@ class Trainer:
         return out
 
     def _check(self) -> None:
+        claimed: dict[str, str] = {}
+        for name, term in self.terms.items():
+            for role in sorted(term.roles):
+                if role in claimed:
+                    raise HandfulError(f"terms.{claimed[role]} and terms.{name} both want to be the {role}: leave one of them out "
+                                       f"(--set terms.{name}=null)")
+                claimed[role] = name
         for phase in self.plan:
             need = union(self.terms, phase.names, phase.side)
             if need.heldout.pixel_grad:
@@ -131,6 +157,18 @@ class Trainer:
                     raise HandfulError(f"{self.config.d.name} has no feature {sorted(unknown)}; it has {sorted(self.nets.D.feature_info)}")
             if phase.side == "g" and need.real and self.g_batch != self.batch:
                 raise HandfulError("train.g_batch must equal train.batch where G's step needs the reals (a relativistic loss)")
+
+    def _idle_strengths(self) -> list[str]:
+        """What has a strength of 0 that nothing will move: it would do nothing, silently."""
+        roles = {role for term in self.terms.values() for role in term.roles}
+        idle = []
+        for role, where, parts in ((CONTROLS_AUGMENT, f"augment={self.config.augment.name}", [self.nets.augment]),
+                                   (CONTROLS_D, "what the terms put into D", list(self.nets.D.modules()))):
+            strengths = [float(m.p) for m in parts if isinstance(getattr(m, "p", None), Tensor)]
+            if 0.0 in strengths and role not in roles:
+                idle.append(f"{where} has strength p=0 and nothing moves it, so it does nothing; give it a p, or a controller "
+                            f"(--set terms.ada_controller={{}})")
+        return idle
 
     def _say_what_accumulation_changes(self) -> None:
         if self.world > 1 or self.micro_batch < self.batch:
@@ -156,6 +194,7 @@ class Trainer:
                 if self.iteration % phase.every == 0:
                     self._run(phase, last, 0)
         self._shared.clear()
+        self._made.clear()
         ema.update(self.nets.G_ema, self.nets.G, self.config.ema, self.batch * self.config.train.d_steps, self.images_seen)
         self.iteration += 1
         self.images_seen += self.batch * self.config.train.d_steps
@@ -283,7 +322,7 @@ class Trainer:
         ready: dict[str, dict[str, Any]] = {}                        # what a Pass holds before D has judged it
         fake = self._fakes(phase, need, at, batch, slots, drawn[1] if drawn and need.fake_labels == "real" else None)
         if need.real:
-            ready["real"] = self._reals(phase, need.real, at, batch, slots, drawn, fake)
+            ready["real"] = self._reals(phase, need.real, at, batch, slots, drawn)
         if fake:
             ready["fake"] = fake
         views = {"real": need.real, "fake": need.fake}
@@ -318,14 +357,24 @@ class Trainer:
         x, c = self.dataset.batch(index, flip, self.device)
         return x, c, index
 
-    def _reals(self, phase: Phase, view: View, at: int, batch: int, slots: range, drawn: tuple, fake: dict | None) -> dict[str, Any]:
+    def _reals(self, phase: Phase, view: View, at: int, batch: int, slots: range, drawn: tuple) -> dict[str, Any]:
         x, c, index = drawn
         rng = self._rng(at, phase.key, "real", batch=batch, slots=slots)
-        x = self.nets.augment.reals(x, fake["generated"].image.detach() if fake else None, rng.fork("mix"))
+        shown = self._shown_as_reals(phase, at, batch, slots, c) if self.nets.augment.wants_fakes else None
+        x = self.nets.augment.reals(x, shown, rng.fork("mix"))
         if view.pixel_grad:
-            x = x.requires_grad_()
+            x = x.detach().requires_grad_()
         aug = self.nets.augment.draw(x, rng.fork("augment")) if "real" in self.config.train.augment_at else Augmented(x)
         return {"x": x, "x_in": aug.image, "extra": self.nets.D.extra_of(aug.image), "c": c, "aug": aug, "meta": {"index": index}}
+
+    @torch.no_grad()
+    def _shown_as_reals(self, phase: Phase, at: int, batch: int, slots: range, c: Tensor | None) -> Tensor:
+        """Fakes for an augmentation that shows them as reals: those of G's step of this iteration where there are some, else new ones of the
+        reals' classes. Never those that this D step judges as fakes, nor in G's step its own."""
+        if phase.side == "d" and slots in self._made and c is None:
+            return self._made[slots]
+        rng = self._rng(at, phase.key, "shown", batch=batch, slots=slots)
+        return self.nets.forward_g(rng.randn(len(slots), self.nets.G.z_dim), c, rng.fork("noise"), frozen=True).image
 
     @torch.no_grad()
     def _heldout(self, phase: Phase, view: View, at: int, batch: int, slots: range) -> Pass:
@@ -359,6 +408,8 @@ class Trainer:
             if ("fake_d" in self.config.train.augment_at) != ("fake_g" in self.config.train.augment_at):
                 aug = self._augmented(generated.image, generated.extra, rng, where)
         x, sources = generated.image, dict(generated.extra)
+        if phase.side == "g" and phase.main and self.nets.augment.wants_fakes:
+            self._made[slots] = x.detach()
         if phase.side == "d":                                         # G is not to learn from D's step
             x, sources = x.detach(), {k: v.detach() for k, v in sources.items()}
             if need.fake.pixel_grad:                                  # leaves of their own; the same draws once more, for the graph of T

@@ -12,18 +12,19 @@ from ..seam import OptimConfig, Side, Term
 from .plan import Phase, lazy_correction
 
 
-def build(side: Side, net: nn.Module, terms: Mapping[str, Term], settings: Optim, plan: list[Phase]) -> torch.optim.Adam:
+def build(side: Side, net: nn.Module, terms: Mapping[str, Term], settings: Mapping[Side, Optim], plan: list[Phase]) -> torch.optim.Adam:
     """One Adam: the network's parameters, then those of the terms that train on this side, each with its own settings where it has some."""
-    c = lazy_correction(plan, side)
-    groups = [_group("net", [p for p in net.parameters() if p.requires_grad], settings, c)]
+    groups = [_group("net", [p for p in net.parameters() if p.requires_grad], settings[side], lazy_correction(plan, side))]
     for name, term in terms.items():
         for part, (where, own, wanted) in _own_parameters(term).items():
             if where == side and own:
-                groups.append(_group(f"{name}.{part}" if part else name, own, wanted or settings, c))
+                like = wanted if isinstance(wanted, str) else side
+                use = settings[like] if wanted is None or isinstance(wanted, str) else wanted
+                groups.append(_group(f"{name}.{part}" if part else name, own, use, lazy_correction(plan, like)))
     return torch.optim.Adam(groups, fused=_fused(groups))
 
 
-def _own_parameters(term: Term) -> dict[str, tuple[Side, list[nn.Parameter], OptimConfig | None]]:
+def _own_parameters(term: Term) -> dict[str, tuple[Side, list[nn.Parameter], OptimConfig | Side | None]]:
     """What a term trains of its own, by submodule ("": what it names nowhere): the side, the parameters, their settings."""
     out = {part: (side, [p for p in term.get_submodule(part).parameters() if p.requires_grad], wanted)
            for part, (side, wanted) in term.optim.items()}

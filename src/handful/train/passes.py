@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..rng import Rng
-from ..seam import Augment, Augmented, Discriminator, Generated, Generator, Judged, Pass, View
+from ..seam import Augment, Augmented, Discriminator, Facts, Generated, Generator, Judged, Pass, View
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -18,9 +18,9 @@ class LiveNets:
     """The networks of a run (`seam.Nets`). Raw modules own parameters and state; compiled twins share them and serve first order only."""
 
     def __init__(self, G: Generator, D: Discriminator, G_ema: Generator, augment: Augment, *, precision: str = "fp32",
-                 compile: bool = False, labels: Tensor | None = None, fake_labels: str = "data") -> None:
+                 compile: bool = False, labels: Tensor | None = None, fake_labels: str = "data", facts: Facts | None = None) -> None:
         self.G, self.D, self.G_ema, self.augment = G, D, G_ema, augment
-        self.labels, self.fake_labels = labels, fake_labels
+        self.labels, self.fake_labels, self.facts = labels, fake_labels, facts or Facts()
         self.dtype = DTYPES[precision]
         self._fast = {}
         if compile:
@@ -40,7 +40,7 @@ class LiveNets:
         net = self.G if raw else self._fast.get(id(self.G), self.G)
         with self.autocast(), self._buffers_of(self.G, frozen):
             out = net(z, c, rng=rng)
-        return Generated(out.image.float(), out.latent, z, c, {k: v.float() for k, v in out.extra.items()}, out.stats)
+        return Generated(out.image.float(), out.latent, z, c, {k: v.float() for k, v in out.extra.items()}, out.stats, rng)
 
     def forward_d(self, x_in: Tensor, c: Tensor | None, extra: Mapping[str, Tensor], view: View, *, frozen: bool = False,
                   net: Discriminator | None = None, rng: Rng | None = None) -> Judged:
