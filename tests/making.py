@@ -17,6 +17,13 @@ from handful.train.loop import Trainer
 
 TINY = {"data": {"resolution": 16}, "g": {"use": "tiny:TinyG"}, "d": {"use": "tiny:TinyD"}, "loss": {"use": "non_saturating"},
         "augment": {"use": "none"}, "train": {"batch": 8, "kimg": 0.08}, "ema": {"decay": 0.9}}
+NARROW = {"fastgan": {"g": {"ngf": 4, "z_dim": 16}, "d": {"ndf": 4}},       # keeps tests fast; a new architecture may leave this empty
+          "stylegan2": {"g": {"z_dim": 16, "w_dim": 16, "channel_base": 256, "channel_max": 16, "mapping_layers": 2},
+                        "d": {"channel_base": 256, "channel_max": 16}},
+          "biggan": {"g": {"z_dim": 16, "width": 4}, "d": {"width": 4}},
+          "sngan": {"g": {"z_dim": 16, "width": 8}, "d": {"width": 8}},
+          "dcgan": {"g": {"z_dim": 16, "width": 4}, "d": {"width": 4}}}
+TERMS_NEED = {"ada_controller": ["augment=test_seam:Mirror"], "heldout_logits": ["data.holdout=0.2"]}      # settings that a term can't do without
 
 
 def tiny_config(*settings: str, **over: Any) -> config.Config:

@@ -14,15 +14,8 @@ from handful.catalog import Use
 from handful.data import Dataset
 from handful.rng import Rng
 from handful.train.loop import Trainer
-from making import noise_set, run_steps, tiny_config, tiny_trainer, weights
+from making import NARROW, TERMS_NEED, noise_set, run_steps, tiny_config, tiny_trainer, weights
 
-NARROW = {"fastgan": {"g": {"ngf": 4, "z_dim": 16}, "d": {"ndf": 4}},       # keeps the tests fast; a new architecture may leave this empty
-          "stylegan2": {"g": {"z_dim": 16, "w_dim": 16, "channel_base": 256, "channel_max": 16, "mapping_layers": 2},
-                        "d": {"channel_base": 256, "channel_max": 16}},
-          "biggan": {"g": {"z_dim": 16, "width": 4}, "d": {"width": 4}},
-          "sngan": {"g": {"z_dim": 16, "width": 8}, "d": {"width": 8}},
-          "dcgan": {"g": {"z_dim": 16, "width": 4}, "d": {"width": 4}}}
-TERMS_NEED = {"ada_controller": ["augment=test_seam:Mirror"], "heldout_logits": ["data.holdout=0.2"]}      # settings that a term can't do without
 GOLDEN = Path(__file__).parent / "golden"
 
 
