@@ -1,7 +1,8 @@
 """The controller of adaptive augmentation: more of it while D overfits, less while it doesn't.
 
 Karras, Aittala, Hellsten, Laine, Lehtinen, Aila: Training Generative Adversarial Networks with Limited Data, NeurIPS 2020, section 3.1, equation 1.
-It adds nothing to the losses. Every `interval` steps of D a strength p moves by a fixed amount towards a target value of one of two heuristics:
+It adds nothing to the losses. Every `interval` steps of D a strength p moves by a fixed amount towards a target value of one of two heuristics,
+or along a straight line:
 
 * r_t = E[sign(D(T(x)))] over all of D's logits on reals since the last time, those of the lazy phases (R1) too; target 0.6.
 * r_v = (E[D_train] - E[D_heldout]) / (E[D_train] - E[D_fake]); target 0.5; needs held-out images (data.holdout), a batch of which passes D in
@@ -22,7 +23,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from handful.errors import HandfulError, within
+from handful.errors import HandfulError, UsageError, within
 from handful.seam import CONTROLS_AUGMENT, CONTROLS_D, Context, Needs, Nets, Result, Side, Strength, Term, View
 
 LEAKS_FROM = 0.8            # appendix C and section 3: safe below about this
@@ -30,23 +31,34 @@ PATIENCE = 10               # log lines in a row above it before a word is said
 
 
 class AdaController(Term):
-    """statistic: "r_t" or "r_v"; target: None takes 0.6 or 0.5. interval: in steps of D; kimg: thousands of images in which p moves by 1.
+    """statistic: "r_t", "r_v" or "linear"; target: of the heuristic (None: 0.6, 0.5), or where the line ends (None: 0.6). interval: in steps of D;
+    kimg: thousands of images in which p moves by 1. length_kimg: of the line, whose slope replaces kimg; give it with "linear" alone.
 
     start: p at the beginning of a run; None: as the augmentation was given it. max_p: None for no bound. of: "auto" (the augmentation if it has a
     p, else the one place inside D that has), "augment" or "d". Stats per real: p; r, the heuristic when p last moved; sign of the logits, and with
     r_v the logits of reals, held-out images and fakes. Raises HandfulError where nothing has a p, UsageError for numbers out of range.
     """
 
-    def __init__(self, target: float | None = None, kimg: float = 500.0, interval: int = 4, statistic: Literal["r_t", "r_v"] = "r_t",
-                 start: float | None = 0.0, max_p: float | None = None, of: Literal["auto", "augment", "d"] = "auto") -> None:
+    def __init__(self, target: float | None = None, kimg: float = 500.0, interval: int = 4, statistic: Literal["r_t", "r_v", "linear"] = "r_t",
+                 start: float | None = 0.0, max_p: float | None = None, of: Literal["auto", "augment", "d"] = "auto",
+                 length_kimg: float | None = None) -> None:
         super().__init__()
         within(1, interval=interval)
-        within(1e-9, kimg=kimg)
+        within(1e-9, kimg=kimg, length_kimg=length_kimg)
         within(0, start=start, max_p=max_p)
+        if statistic == "linear":
+            within(0, target=target)
+            if length_kimg is None:
+                raise UsageError("statistic=linear: say how long p rises with length_kimg, e.g. length_kimg=1000 for a run of 1000 kimg")
+            if start != 0:
+                raise UsageError(f"start={start}: a linear p begins at 0; leave start out")
+        elif length_kimg is not None:
+            raise UsageError(f"length_kimg={length_kimg:g} goes with statistic=linear alone, and this is {statistic}; how fast p moves there is kimg")
         self.start = start
-        self.target = {"r_t": 0.6, "r_v": 0.5}[statistic] if target is None else target
+        self.target = {"r_t": 0.6, "r_v": 0.5, "linear": 0.6}[statistic] if target is None else target
         self.kimg, self.interval, self.statistic, self.max_p, self.of = kimg, interval, statistic, max_p, of
-        self.observes = statistic == "r_t"                 # r_v wants fakes and held-out images, which the lazy phases don't have
+        self.length_kimg = length_kimg
+        self.observes = statistic != "r_v"                 # r_v wants fakes and held-out images, which the lazy phases don't have
         for name in ("r", "real", "other", "fake", "batches", "images"):
             self.register_buffer(name, torch.zeros(()))    # sums since the last move: r_t's signs or logits, over how many batches and images
         self.register_buffer("iterations", torch.zeros((), dtype=torch.int64))
@@ -72,7 +84,7 @@ class AdaController(Term):
         if side == "g":
             return None
         logits = View(logits=True)
-        return Needs(real=logits) if self.statistic == "r_t" else Needs(real=logits, fake=logits, heldout=logits)
+        return Needs(real=logits, fake=logits, heldout=logits) if self.statistic == "r_v" else Needs(real=logits)
 
     def forward(self, ctx: Context) -> Result:
         real = _per_image(ctx.real.logits)
@@ -82,31 +94,34 @@ class AdaController(Term):
         return Result(stats=stats)
 
     def commit(self, side: Side, means: Mapping[str, Tensor], gathered: Mapping[str, Tensor], nets: Nets, images: int) -> None:
-        if self.statistic == "r_t":
-            self.real += means["sign"]
-        else:
+        if self.statistic == "r_v":
             self.real += means["logits_real"]
             self.other += means["logits_heldout"]
             self.fake += means["logits_fake"]
+        else:
+            self.real += means["sign"]
         self.batches += 1
         self.images += images
         self.iterations += images > 0                      # a lazy phase belongs to the iteration before it
         p = self._strength(nets).p
         due = (self.iterations % self.interval == 0) & (images > 0)
         self.r.copy_(torch.where(due, self.overfitting(), self.r))
-        step = torch.sign(self.r - self.target) * self.images / (1000 * self.kimg)
-        p.copy_(torch.where(due, (p + step).clamp(0, self.max_p), p))
+        if self.length_kimg is None:
+            moved = p + torch.sign(self.r - self.target) * self.images / (1000 * self.kimg)
+        else:                                              # the batch of a run is one number, so whole batches count the images
+            moved = self.target * (self.iterations * images / (1000 * self.length_kimg)).clamp(max=1)
+        p.copy_(torch.where(due, moved.clamp(0, self.max_p), p))
         for total in (self.real, self.other, self.fake, self.batches, self.images):
             total.mul_(~due)
 
     def overfitting(self) -> Tensor:
         """The heuristic over what was seen since p last moved: a scalar, 0 none, 1 complete."""
-        if self.statistic == "r_t":
-            return self.real / self.batches
-        return (self.real - self.other) / (self.real - self.fake).clamp(min=1e-8 * self.batches)
+        if self.statistic == "r_v":
+            return (self.real - self.other) / (self.real - self.fake).clamp(min=1e-8 * self.batches)
+        return self.real / self.batches
 
     def advice(self, logged: Mapping[str, float]) -> str | None:
-        self._high = self._high + 1 if logged.get("p", 0.0) > LEAKS_FROM else 0
+        self._high = self._high + 1 if logged.get("p", 0.0) > LEAKS_FROM and self.length_kimg is None else 0
         if self._high != PATIENCE:
             return None
         return (f"the augmentation's p has stayed above {LEAKS_FROM} ({logged['p']:.2f}): augmented looks may leak into the pictures, and D still "
