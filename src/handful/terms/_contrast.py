@@ -1,0 +1,131 @@
+"""What the contrastive methods share: InfoNCE against a queue of past keys (MoCo), the heads with their slow twin, a slow copy of D.
+
+He, Fan, Wu, Xie, Girshick: Momentum Contrast for Unsupervised Visual Representation Learning, CVPR 2020; the sizes and names of the heads are those
+of InsGen's released code. Nothing here writes state in a forward pass: `insert`, `follow` and `SlowCopy.follow` belong into a term's `commit`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from handful.errors import HandfulError, UsageError, nearest
+from handful.rng import Rng, joined
+from handful.seam import Discriminator, Facts, FeatureInfo, Nets
+
+Seen = tuple[Tensor, Tensor | None, Mapping[str, Tensor] | None]      # images, their classes, the further scales of fakes
+
+
+def info_nce(query: Tensor, key: Tensor, queue: Tensor, temperature: float, log_weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """(loss [B], cosine of the positives [B]): cross-entropy of picking key i for query i among it and the queue's columns.
+
+    query, key [B,W] of length 1, queue [W,K]. log_weight [K]: added to the negatives' logits (how much each of them counts).
+    """
+    positive = (query * key).sum(1, keepdim=True)                                                     # [B,1]
+    negative = query @ queue / temperature                                                            # [B,K]
+    negative = negative if log_weight is None else negative + log_weight
+    logits = torch.cat([positive / temperature, negative], 1)
+    return logits.logsumexp(1) - logits[:, 0], positive[:, 0]
+
+
+class Head(nn.Module):
+    """Features [B,C,h,w] (averaged over space) or [B,C] -> [B,width] of length 1, in fp32; its slow twin for keys; a ring of `length` past keys.
+
+    hidden: units in between. State: queue [width,length], at first normalised noise; queue_ptr int64 [1], the next column; mlp; momentum_mlp.
+    """
+
+    queue: Tensor
+    queue_ptr: Tensor
+
+    def __init__(self, channels: int, length: int, hidden: int | None = None, width: int = 128) -> None:
+        super().__init__()
+        hidden = hidden or channels
+        self.mlp = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, width))
+        self.momentum_mlp = copy.deepcopy(self.mlp).requires_grad_(False)
+        self.register_buffer("queue", F.normalize(torch.randn(width, length), dim=0))
+        self.register_buffer("queue_ptr", torch.zeros(1, dtype=torch.int64))
+
+    def embed(self, features: Tensor) -> Tensor:
+        return _unit(self.mlp, features)
+
+    @torch.no_grad()
+    def embed_slowly(self, features: Tensor) -> Tensor:
+        return _unit(self.momentum_mlp, features)
+
+    @torch.no_grad()
+    def follow(self, momentum: float) -> None:
+        """The twin moves: momentum * twin + (1 - momentum) * head."""
+        torch._foreach_lerp_(list(self.momentum_mlp.parameters()), list(self.mlp.parameters()), 1 - momentum)
+
+    @torch.no_grad()
+    def insert(self, keys: Tensor) -> None:
+        """Keys [B,width] take the next B columns, around the end. Of more keys than columns the first ones fill the ring, the pointer stays."""
+        n, length = len(keys), self.queue.shape[1]
+        if n > length:
+            self.queue.copy_(keys[:length].T)
+            return
+        columns = (self.queue_ptr + torch.arange(n, device=keys.device)) % length
+        self.queue.index_copy_(1, columns, keys.T.to(self.queue.dtype))
+        end = self.queue_ptr + n
+        self.queue_ptr.copy_(torch.where(end > length, end - length, end))                # the very end stays: the next insertion wraps
+
+
+def _unit(mlp: nn.Module, features: Tensor) -> Tensor:
+    with torch.autocast(features.device.type, enabled=False):
+        x = features.float()
+        return F.normalize(mlp(x.mean((2, 3)) if x.ndim == 4 else x), dim=1)
+
+
+class SlowCopy:
+    """How a copy of D follows it: its trained parameters by momentum, its buffers (spectral norm's vectors, running statistics) at once."""
+
+    @staticmethod
+    def of(net: Discriminator) -> Discriminator:
+        return copy.deepcopy(net).eval().requires_grad_(False)
+
+    @staticmethod
+    @torch.no_grad()
+    def follow(slow: Discriminator, net: Discriminator, momentum: float) -> None:
+        moved = [(s, p) for s, p in zip(slow.parameters(), net.parameters()) if p.requires_grad]
+        if moved:
+            torch._foreach_lerp_(*map(list, zip(*moved)), 1 - momentum)
+        for s, b in zip(slow.buffers(), net.buffers()):
+            s.copy_(b)
+
+
+def features_of(nets: Nets, tap: str, views: Mapping[str, Seen], rng: Rng, net: Discriminator | None = None) -> dict[str, Tensor]:
+    """Features `tap` of further augmentations of images, by name: in one run of D (or `net`) where its images can't notice each other."""
+    rngs = {name: rng.fork(name) for name in views}
+    alone = len(views) == 1 or nets.D.has_batch_stats or any(extra for _, _, extra in views.values())
+    if alone:
+        return {name: nets.judge(x, c, rng=rngs[name], want=frozenset({tap}), extra=extra, net=net).features[tap]
+                for name, (x, c, extra) in views.items()}
+    x, c, _ = zip(*views.values())
+    both = nets.judge(torch.cat(x), None if c[0] is None else torch.cat(c), rng=joined(*rngs.values()), want=frozenset({tap}), net=net)
+    return dict(zip(views, both.features[tap].split([len(part) for part in x])))
+
+
+def choose_tap(term: str, tap: str | None, info: Mapping[str, FeatureInfo]) -> str:
+    """`tap` if D has it; None: the smallest, last feature map ahead of "pre_logits" (of the large scale), else "pre_logits"."""
+    if tap is not None:
+        if tap not in info:
+            raise UsageError(f"terms.{term}.tap={tap}: this discriminator has no such feature{nearest(tap, info)} (it has {', '.join(info)})")
+        return tap
+    maps = {k: v.resolution for k, v in info.items() if v.resolution and k != "pre_logits" and not k.startswith("small_")}
+    return min(reversed(maps), key=maps.__getitem__) if maps else "pre_logits"
+
+
+def queue_length(term: str, asked: int | None, facts: Facts, name: str | None = None) -> int:
+    """`asked`, or 5 % of the images, doubled with flips, 1 or more. name: the setting of a queue of reals, which can't be longer than the data."""
+    shown = facts.count * (2 if facts.flip else 1)
+    if asked is None:
+        return max(1, int(0.05 * facts.count) * (2 if facts.flip else 1))
+    if name and asked > shown > 0:
+        flips = ", flips counted" if facts.flip else ""
+        raise HandfulError(f"terms.{term}.{name}={asked}: there are only {shown} training images{flips}; give at most {shown}, "
+                           "or leave it out for 5 %")
+    return asked
