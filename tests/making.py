@@ -23,7 +23,8 @@ NARROW = {"fastgan": {"g": {"ngf": 4, "z_dim": 16}, "d": {"ndf": 4}},       # ke
           "biggan": {"g": {"z_dim": 16, "width": 4}, "d": {"width": 4}},
           "sngan": {"g": {"z_dim": 16, "width": 8}, "d": {"width": 8}},
           "dcgan": {"g": {"z_dim": 16, "width": 4}, "d": {"width": 4}}}
-TERMS_NEED = {"ada_controller": ["augment=test_seam:Mirror"], "heldout_logits": ["data.holdout=0.2"]}      # settings that a term can't do without
+TERMS_NEED = {"ada_controller": ["augment=test_seam:Mirror"], "augself": ["augment=diffaug"], "bcr": ["terms.bcr.shift=0.125"],
+              "heldout_logits": ["data.holdout=0.2"]}      # settings that a term can't do without
 
 
 def tiny_config(*settings: str, **over: Any) -> config.Config:
