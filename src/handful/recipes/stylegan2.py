@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from . import _insgen
 from ._stylegan2 import BEST_FID, CONFIG_F, FIG_19, cells, ffhq, small_sets, stylegan2
 
 FIG_18 = {"2k": (66.77, 0.002), "5k": (39.42, 0.030), "30k": (8.80, 0.283), "140k": (3.81, 0.452)}
@@ -13,6 +14,7 @@ TARGETS = tuple(small_sets("config F", {"MetFaces (1336)": (57.26, 35.66, None),
 TARGETS += tuple(t for size, (fid, recall) in FIG_18.items()
                  for t in cells("18", "config F", f"FFHQ 256x256, {size}", BEST_FID, FIG_19, (*CONFIG_F, *ffhq(size)),
                                 FID=fid, recall=recall))
+TARGETS += tuple(_insgen.afhq("StyleGAN2", *CONFIG_F, cost=_insgen.QUOTED))
 
 
 def recipe(resolution: int | None = None, batch: int | None = None, **_: Any) -> dict[str, Any]:

@@ -1,0 +1,19 @@
+"""What the paper on ADA compares with on FFHQ at 256 pixels (figure 8a, appendix D.2), as settings of the recipe paper256.
+
+None of them augments images, and each is taken by itself. Where the method is more than numbers its file says more (terms/NAME.py). Consistency,
+rotations and WGAN-GP act in every step, beside the lazy regularisers; WGAN-GP replaces these, and with them the correction of Adam.
+"""
+
+from __future__ import annotations
+
+from ._stylegan2 import NO_ADA
+
+FIG_8A = {                                    # settings; FID on 2k, 10k and 140k: (mean, deviation)
+    "baseline": (NO_ADA, ((78.80, 2.31), (30.73, 0.48), (3.66, 0.10))),
+    "WGAN-GP": ((*NO_ADA, "loss=wasserstein", "terms.gradient_penalty.weight=10", "terms.gradient_penalty.drift=0.001", "terms.r1=null",
+                 "terms.path_length=null", "optim_g.lr=0.001", "optim_d.lr=0.001", "train.precision=fp32"),
+                ((79.19, 6.30), (35.68, 1.27), (6.54, 0.37))),
+    "spectral norm": ((*NO_ADA, "d.norm=spectral"), ((88.71, 3.18), (38.58, 3.14), (4.60, 0.19))),
+    "shallow mapping": ((*NO_ADA, "g.mapping_layers=2"), ((71.35, 7.20), (27.71, 1.96), (3.59, 0.22))),
+    "ADA": ((), ((16.49, 0.65), (8.29, 0.31), (3.88, 0.13)))}
+SIZES = ("2k", "10k", "140k")                 # of figure 8a, and of InsGen's table 1, which quotes it

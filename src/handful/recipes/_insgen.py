@@ -1,0 +1,88 @@
+"""InsGen (Yang, Shen, Xu, Zhou: Data-Efficient Instance Generation from Instance Discrimination, NeurIPS 2021): what its recipes share, its tables.
+
+It is StyleGAN2-ADA's paper256 and paper512 with the term `insgen`, mirrored reals, a smaller weight of R1, and shorter runs on few images: 10,000
+kimg "with less than 10K images" (10K itself is read as not less), else 25,000. R1 has 0.5 on 2K images, 0.3 on 10K, 0.8 on all of FFHQ. For AFHQ
+the paper states neither R1 nor mirroring: here ADA's own 0.5 (the authors recommend less), mirrored. The queues hold 5 % of the images, twice that
+with mirroring: 200, 1000 and 7000 on FFHQ, 514, 472 and 472 on AFHQ.
+
+The paper leaves ADA's controller as it is. The release recommends a p that rises along a straight line below 5000 images, which the rows on 2K
+have; with pictures of your own it is --set terms.ada_controller.statistic=linear --set terms.ada_controller.length_kimg=K, K that of --kimg.
+
+Settings of the figures that have curves but no numbers: 3a, the length of the fakes' queue: --set terms.insgen.queue_fake=N; 3b, extremely few
+images: --set data.max_images=N with N of 100, 250, 500, 1000.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ._comparisons import FIG_8A, SIZES
+from ._stylegan2 import FFHQ_SIZES, METRICS, ffhq
+from ._targets import Target, row_of
+
+OF_FFHQ = "50,000 generated images against all 70,000 of FFHQ, whatever the subset trained on; 140k are the 70,000 mirrored"
+OF_AFHQ = "50,000 generated images against the whole training set"
+COST = "8 GPUs with mixed precision, time not stated"
+QUOTED = COST + "; quoted from the paper on ADA"
+
+TABLE_1 = {"ADA": (15.60, 7.29, 3.88), "InsGen": (11.92, 4.90, 3.31)}             # at SIZES; what it quotes is in FIG_8A
+TABLE_1_DIFFAUGMENT = (24.32, 7.86)
+TABLE_2 = {"StyleGAN2": (5.13, 19.4, 3.48), "ContraD": (3.82, 7.16, 2.54), "ADA": (3.55, 7.40, 3.05), "InsGen": (2.60, 5.44, 1.77)}
+TABLE_3_ADA = (15.60, 7.29, 3.76)
+TABLE_3 = {                                   # what turns InsGen into the row; FID at SIZES, the last of which is there called 70K
+    "C_D^r": (("terms.insgen.weight_fake=0", "terms.insgen.weight_g=0"), (14.15, 5.98, 3.56)),
+    "C_D^r + C_D^f without perturbation": (("terms.insgen.weight_g=0", "terms.insgen.perturb_std=0", "terms.insgen.perturb=same"),
+                                           (13.46, 5.68, 3.67)),
+    "C_D^r + C_D^f": (("terms.insgen.weight_g=0",), (12.19, 5.30, 3.49)),
+    "C_D^r + C_D^f + C_G^f": ((), (11.92, 4.90, 3.31))}
+AFHQ = ("AFHQ Cat (5153)", "AFHQ Dog (4739)", "AFHQ Wild (4738)")
+FEW_KIMG, MANY_KIMG = 10_000, 25_000
+COLUMNS = {"2k": ("terms.ada_controller.statistic=linear", f"terms.ada_controller.length_kimg={FEW_KIMG}"),     # insgen256 is made for it else
+           "10k": ("terms.r1.gamma=0.3", f"train.kimg={MANY_KIMG}"),
+           "140k": ("terms.r1.gamma=0.8", f"train.kimg={MANY_KIMG}")}
+
+
+def insgen(tree: dict[str, Any]) -> dict[str, Any]:
+    """The term on a recipe of StyleGAN2-ADA, with mirrored reals, and R1 and length for few images."""
+    tree["terms"]["insgen"] = {"use": "insgen"}
+    tree["terms"]["r1"]["gamma"] = 0.5
+    tree["data"]["flip"] = True
+    tree["train"]["kimg"] = FEW_KIMG
+    return tree
+
+
+def cell(table: str, row: str, data: str, fid: float, settings: tuple[str, ...], protocol: str = OF_FFHQ, cost: str = COST) -> list[Target]:
+    return row_of(f"insgen/{table}", row, data, protocol, cost, settings, {"FID": fid}, METRICS)
+
+
+def mirrored(size: str) -> tuple[str, ...]:
+    """A column for paper256, with every image mirrored too."""
+    return ffhq(size) if FFHQ_SIZES[size] is None else (*ffhq(size), "data.flip=true")
+
+
+def paper256() -> list[Target]:
+    """ADA and its rivals in tables 1 and 3."""
+    out = []
+    for row, (lines, fids) in FIG_8A.items():
+        if row not in ("WGAN-GP", "spectral norm", "ADA"):
+            name = "StyleGAN2" if row == "baseline" else row
+            out += [t for size, (fid, _) in zip(SIZES, fids) for t in cell("1", name, f"FFHQ {size}", fid, (*lines, *ffhq(size)), cost=QUOTED)]
+    for size, fid in zip(SIZES, TABLE_1_DIFFAUGMENT):
+        lines = ("augment=diffaug", "augment.policy=color,translation,cutout", "terms.ada_controller=null", *ffhq(size))
+        out += cell("1", "DiffAugment", f"FFHQ {size}", fid, lines, OF_FFHQ + "; settings not stated")
+    for table, figures in (("1", TABLE_1["ADA"]), ("3", TABLE_3_ADA)):
+        out += [t for size, fid in zip(SIZES, figures) for t in cell(table, "ADA", f"FFHQ {size}", fid, mirrored(size))]
+    return out
+
+
+def insgen256() -> list[Target]:
+    """InsGen on FFHQ: table 1's last row, table 3 but for ADA."""
+    rows = [("1", "InsGen", (), TABLE_1["InsGen"]), *(("3", row, lines, fids) for row, (lines, fids) in TABLE_3.items())]
+    return [t for table, row, lines, fids in rows for size, fid in zip(SIZES, fids)
+            for t in cell(table, row, f"FFHQ {size}", fid, (*ffhq(size), *COLUMNS[size], *lines))]
+
+
+def afhq(row: str, *settings: str, cost: str = COST) -> list[Target]:
+    """A row of table 2."""
+    lines = ("data.resolution=512", "data.flip=true", *settings)
+    return [t for data, fid in zip(AFHQ, TABLE_2[row]) for t in cell("2", row, data, fid, lines, OF_AFHQ, cost)]
