@@ -15,15 +15,17 @@ class Change(Protocol):
 
 
 def insert(layer: nn.Module, change: Change) -> None:
-    """From now on the layer's product with its weights goes through `change` before the bias is added. Once per layer.
+    """From now on the layer's product with its weights goes through `change` before the bias is added; a second change follows the first.
 
     layer: a linear map or a convolution. Those of nn/equalized.py, which hold their activation, have the place (`before_bias`); every other has
-    its bias as the last thing, which is taken off and added again.
+    its bias as the last thing, which is left out of what is changed. A change that is the identity leaves every bit as it is.
     """
-    if hasattr(layer, "before_bias"):
+    if not hasattr(layer, "before_bias"):
+        layer.register_forward_hook(_Around(change))
+    elif layer.before_bias is None:
         layer.before_bias = change
     else:
-        layer.register_forward_hook(_Around(change))
+        layer.before_bias = _Both(layer.before_bias, change)
 
 
 def linear_maps(module: nn.Module) -> list[nn.Module]:
@@ -31,6 +33,14 @@ def linear_maps(module: nn.Module) -> list[nn.Module]:
     have no product with an input, so they aren't among them."""
     return [m for m in module.modules() if getattr(m, "weight", None) is not None and m.weight.ndim > 1
             and "mbedding" not in type(m).__name__]
+
+
+class _Both:
+    def __init__(self, first: Change, second: Change) -> None:
+        self.first, self.second = first, second
+
+    def __call__(self, product: Tensor, gain: float) -> Tensor:
+        return self.second(self.first(product, gain), gain)
 
 
 class _Around:
@@ -41,5 +51,5 @@ class _Around:
         bias = getattr(layer, "bias", None)
         if bias is None:
             return self.change(y, 1.0)
-        bias = bias.to(y.dtype).view(-1, *[1] * (y.ndim - 2))
-        return self.change(y - bias, 1.0) + bias
+        product = y - bias.to(y.dtype).view(-1, *[1] * (y.ndim - 2))
+        return y + (self.change(product, 1.0) - product)              # not changed + bias: y, bit for bit, where nothing changes
