@@ -171,7 +171,7 @@ NAMES = {"– shallow mapping": "shallow mapping", "– adaptive dropout": "adap
 COLUMN = {"2K": "FFHQ 2k", "10K": "FFHQ 10k", "140K": "FFHQ 140k", "70K": "FFHQ 140k",
           **{c: f"AFHQ {c}" for c in ("Cat (5153)", "Dog (4739)", "Wild (4738)")}}
 TICKS = {"": "ADA", "✓": "C_D^r", "✓✓": "C_D^r + C_D^f without perturbation", "✓✓✓": "C_D^r + C_D^f", "✓✓✓✓": "C_D^r + C_D^f + C_G^f"}
-WAITING = {"PA-GAN", "zCR", "auxiliary rotation", "adaptive dropout", "ContraD"}
+WAITING = {"PA-GAN", "adaptive dropout", "ContraD"}
 
 
 def spec_tables() -> dict[str, dict[tuple[str, str], float]]:
