@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -15,27 +14,12 @@ from .. import catalog
 from ..config import Config
 from ..data import Dataset, Sampler
 from ..errors import HandfulError, UsageError
-from ..rng import Rng, derive, joined
-from ..seam import (
-    CONTROLS_AUGMENT,
-    CONTROLS_D,
-    Augmented,
-    Context,
-    Discriminator,
-    Facts,
-    Generated,
-    Generator,
-    Judged,
-    Needs,
-    Pass,
-    Side,
-    Term,
-    View,
-    Wrapper,
-)
+from ..rng import Rng, derive
+from ..seam import CONTROLS_AUGMENT, CONTROLS_D, Context, Discriminator, Facts, Generator, Needs, Pass, Side, Term, Wrapper
 from . import ema, optim, reduce
 from .passes import LiveNets
 from .plan import ADVERSARIAL, Adversarial, Phase, phases, union
+from .shared import Part, SharedPasses
 
 # Keeps small fp16 gradients out of the subnormal range; undone before the guard. Not in steps that terms have of their own: second-order
 # gradients are large enough, and path length overflowed.
@@ -80,8 +64,7 @@ class Trainer:
         self.notes = [n for part in (self.nets.augment, *self.terms.values()) for n in getattr(part, "notes", ())]
         self._log: dict[str, Tensor] = {}                 # sum and count by name, on the device
         self.stuck: tuple[Side, ...] = ()
-        self._shared: dict[int, tuple[Generated, Augmented]] = {}
-        self._made: dict[range, Tensor] = {}              # what G's step of this iteration showed, for an augmentation that wants fakes
+        self.passes = SharedPasses(config.train, self.nets, self.dataset, self.heldout, self.sampler, config.data.flip)
         if self.heldout is not None and self.heldout.groups is not None:
             self.notes += self.heldout.notes
         self.notes += self._idle_strengths()
@@ -193,8 +176,7 @@ class Trainer:
             for phase in own:
                 if self.iteration % phase.every == 0:
                     self._run(phase, last, 0)
-        self._shared.clear()
-        self._made.clear()
+        self.passes.clear()
         ema.update(self.nets.G_ema, self.nets.G, self.config.ema, self.batch * self.config.train.d_steps, self.images_seen)
         self.iteration += 1
         self.images_seen += self.batch * self.config.train.d_steps
@@ -237,7 +219,7 @@ class Trainer:
         gather: dict[str, list[Tensor]] = {}
         for start in range(self.rank * local, (self.rank + 1) * local, self.micro_batch):
             slots = range(start, min(start + self.micro_batch, (self.rank + 1) * local))
-            passes = self._passes(phase, need, adversarial, at, batch, slots)
+            passes = self.passes(Part(phase, at, batch, slots, self._rng, self._keeps_graph), need, adversarial)
             total: Tensor | None = None
             for name in active:
                 term = self.terms[name]
@@ -305,129 +287,11 @@ class Trainer:
     def _halve(self) -> None:
         if self.micro_batch == 1:
             raise HandfulError("out of memory with one image at a time; take a smaller resolution or a narrower recipe")
-        self._shared.clear()
+        self.passes.clear()
         self.micro_batch = (self.micro_batch + 1) // 2
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         self.notes.append(f"out of memory: the batch of {self.batch} is now accumulated from micro-batches of {self.micro_batch}")
-
-    # ---------------------------------------------------------------------------------------------------- the passes
-
-    def _passes(self, phase: Phase, need: Needs, adversarial: Needs, at: int, batch: int, slots: range) -> dict[str, Pass]:
-        """The shared passes of one micro-batch, each network run once.
-
-        Passes that the adversarial loss doesn't ask for leave network buffers alone, so that a term of no weight changes nothing.
-        """
-        drawn = self._real_batch(at, batch, slots) if need.real or need.fake_labels == "real" else None
-        ready: dict[str, dict[str, Any]] = {}                        # what a Pass holds before D has judged it
-        fake = self._fakes(phase, need, at, batch, slots, drawn[1] if drawn and need.fake_labels == "real" else None)
-        if need.real:
-            ready["real"] = self._reals(phase, need.real, at, batch, slots, drawn)
-        if fake:
-            ready["fake"] = fake
-        views = {"real": need.real, "fake": need.fake}
-        asked = {"real": adversarial.real, "fake": adversarial.fake}
-        rngs = {k: self._rng(at, phase.key, k, "d", batch=batch, slots=slots) for k in ready}
-        jointly = self.config.train.joint and phase.side == "d" and len(ready) == 2
-        if jointly:
-            judged = self._judge_jointly(ready, need.real | need.fake, joined(rngs["fake"], rngs["real"]), frozen=not phase.main)
-        else:
-            judged = {k: self.nets.forward_d(r["x_in"], r["c"], r["extra"], views[k], frozen=not asked[k], rng=rngs[k])
-                      for k, r in ready.items()}
-        beside: list[Pass] = []
-        passes = {k: Pass(judged=judged[k], view=views[k], beside=beside if jointly else [], **r) for k, r in ready.items()}
-        beside += passes.values() if jointly else ()
-        return passes | ({"heldout": self._heldout(phase, need.heldout, at, batch, slots)} if need.heldout else {})
-
-    def _judge_jointly(self, ready: Mapping[str, dict[str, Any]], view: View, rng: Rng, *, frozen: bool) -> dict[str, Judged]:
-        """One D pass over fakes, then reals (the order of DiffAugment's BigGAN); batch statistics then span both."""
-        order = [ready["fake"], ready["real"]]
-        extra = {k: torch.cat([r["extra"][k] for r in order]) for k in order[0]["extra"]}
-        c = None if order[0]["c"] is None else torch.cat([r["c"] for r in order])
-        both = self.nets.forward_d(torch.cat([r["x_in"] for r in order]), c, extra, view, frozen=frozen, rng=rng)
-        n = len(order[0]["x"])
-        return {k: Judged(both.logits[part], {f: v[part] for f, v in both.features.items()})
-                for k, part in (("fake", slice(0, n)), ("real", slice(n, None)))}
-
-    def _real_batch(self, at: int, batch: int, slots: range) -> tuple[Tensor, Tensor | None, Tensor]:
-        index = self.sampler.indices(at, batch)[slots.start:slots.stop]
-        flip = None
-        if self.config.data.flip:
-            flip = self._rng(at, "flip", batch=batch, slots=slots, device="cpu").rand(len(slots)) < 0.5
-        x, c = self.dataset.batch(index, flip, self.device)
-        return x, c, index
-
-    def _reals(self, phase: Phase, view: View, at: int, batch: int, slots: range, drawn: tuple) -> dict[str, Any]:
-        x, c, index = drawn
-        rng = self._rng(at, phase.key, "real", batch=batch, slots=slots)
-        shown = self._shown_as_reals(phase, at, batch, slots, c) if self.nets.augment.wants_fakes else None
-        x = self.nets.augment.reals(x, shown, rng.fork("mix"))
-        if view.pixel_grad:
-            x = x.detach().requires_grad_()
-        aug = self.nets.augment.draw(x, rng.fork("augment")) if "real" in self.config.train.augment_at else Augmented(x)
-        return {"x": x, "x_in": aug.image, "extra": self.nets.D.extra_of(aug.image), "c": c, "aug": aug, "meta": {"index": index}}
-
-    @torch.no_grad()
-    def _shown_as_reals(self, phase: Phase, at: int, batch: int, slots: range, c: Tensor | None) -> Tensor:
-        """Fakes for an augmentation that shows them as reals: those of G's step of this iteration where there are some, else new ones of the
-        reals' classes. Never those that this D step judges as fakes, nor in G's step its own."""
-        if phase.side == "d" and slots in self._made and c is None:
-            return self._made[slots]
-        rng = self._rng(at, phase.key, "shown", batch=batch, slots=slots)
-        return self.nets.forward_g(rng.randn(len(slots), self.nets.G.z_dim), c, rng.fork("noise"), frozen=True).image
-
-    @torch.no_grad()
-    def _heldout(self, phase: Phase, view: View, at: int, batch: int, slots: range) -> Pass:
-        """Held-out images, one after the other through the whole set, as D sees reals; without a graph."""
-        index = (at + torch.arange(slots.start, slots.stop)) % len(self.heldout)
-        x, c = self.heldout.batch(index, None, self.device)
-        rng = self._rng(at, phase.key, "heldout", batch=batch, slots=slots)
-        aug = self.nets.augment.draw(x, rng.fork("augment")) if "real" in self.config.train.augment_at else Augmented(x)
-        extra = self.nets.D.extra_of(aug.image)
-        judged = self.nets.forward_d(aug.image, c, extra, view, frozen=True, rng=rng.fork("d"))
-        return Pass(x, aug.image, judged, view, extra, None, c, aug, {"index": index})
-
-    def _fakes(self, phase: Phase, need: Needs, at: int, batch: int, slots: range, labels: Tensor | None) -> dict[str, Any] | None:
-        if not need.fake:
-            return None
-        sharing = self._shares(phase)
-        rng = self._rng(at, "shared" if sharing else phase.key, "fake", batch=batch, slots=slots)
-        where = f"fake_{phase.side}"
-        held = self._shared.get(slots.start) if sharing and phase.side == "g" else None
-        if held is None:
-            z, c = self.nets.latents(len(slots), rng)
-            c = c if labels is None else labels
-            ran_before = sharing and phase.side == "g"               # in D's step: G's buffers have moved already
-            with nullcontext() if phase.side == "g" or (sharing and self._keeps_graph) else torch.no_grad():
-                generated = self.nets.forward_g(z, c, rng.fork("noise"), frozen=ran_before or not phase.main)
-                aug = self._augmented(generated.image, generated.extra, rng, where)
-            if sharing and phase.side == "d" and self._keeps_graph:
-                self._shared[slots.start] = (generated, aug)
-        else:
-            generated, aug = held
-            if ("fake_d" in self.config.train.augment_at) != ("fake_g" in self.config.train.augment_at):
-                aug = self._augmented(generated.image, generated.extra, rng, where)
-        x, sources = generated.image, dict(generated.extra)
-        if phase.side == "g" and phase.main and self.nets.augment.wants_fakes:
-            self._made[slots] = x.detach()
-        if phase.side == "d":                                         # G is not to learn from D's step
-            x, sources = x.detach(), {k: v.detach() for k, v in sources.items()}
-            if need.fake.pixel_grad:                                  # leaves of their own; the same draws once more, for the graph of T
-                x, sources = x.requires_grad_(), {k: v.requires_grad_() for k, v in sources.items()}
-                aug = self._augmented(x, sources, rng, where)
-            else:
-                aug = Augmented(aug.image.detach(), {k: v.detach() for k, v in aug.extra.items()}, aug.params)
-        extra = {k: aug.extra.get(k, v) for k, v in self.nets.D.extra_of(aug.image).items()}       # G may make scales that this D doesn't take
-        return {"x": x, "x_in": aug.image, "extra": extra, "generated": generated, "c": generated.c, "aug": aug,
-                "sources": {k: v for k, v in sources.items() if k in extra} if need.fake.pixel_grad else {}}
-
-    def _shares(self, phase: Phase) -> bool:
-        return self.config.train.share_fakes and phase.main and self.config.train.order == "dg"
-
-    def _augmented(self, image: Tensor, extra: Mapping[str, Tensor], rng: Rng, where: str) -> Augmented:
-        if where not in self.config.train.augment_at:
-            return Augmented(image, extra)
-        return self.nets.augment.draw(image, rng.fork("augment"), extra)
 
     def _rng(self, *key: object, batch: int, slots: range, device: torch.device | str | None = None) -> Rng:
         detour = ("detour", self.detours) if self.detours else ()
