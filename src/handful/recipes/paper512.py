@@ -9,7 +9,7 @@ from ._stylegan2 import small_sets, stylegan2
 
 TARGETS = tuple(small_sets("ADA", {"BreCaHAD (1944)": (15.71, 2.88, 0.340), "AFHQ Cat (5153)": (3.55, 0.66, 0.430),
                                    "AFHQ Dog (4739)": (7.40, 1.16, 0.454), "AFHQ Wild (4738)": (3.05, 0.45, 0.147)}, ()))
-TARGETS += tuple(_insgen.afhq("ADA", cost=_insgen.QUOTED))
+TARGETS += tuple(_insgen.paper512())
 
 
 def recipe(resolution: int | None = None, batch: int | None = None, **_: Any) -> dict[str, Any]:
