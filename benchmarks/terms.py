@@ -28,14 +28,17 @@ from handful.train.loop import Trainer
 
 BATCH = {"biggan_cifar": 4}
 TERMS = {"r1": {"at": "x_in"}, "r1_by_x": {"use": "r1"}, "r2": {"at": "x_in"}, "diggan": {}, "gradient_penalty": {}, "dragan": {}, "consistency": {},
-         "plain_consistency": {"use": "consistency", "against": "plain"}, "lecam": {"start": 0}, "orthogonal": {"of": "d"}}
+         "plain_consistency": {"use": "consistency", "against": "plain"}, "lecam": {"start": 0}, "orthogonal": {"of": "d"},
+         "bcr": {}, "zcr": {}, "rotation": {}, "augself": {}}
 # name: the terms, in how many D steps of how many they run, and whether in a step of their own.
 CASES = {"r1": (("r1",), 1, 1, False), "r2": (("r2",), 1, 1, False), "r1 + r2": (("r1", "r2"), 1, 1, False),
          "diggan": (("diggan",), 1, 1, False), "r1 + r2 + diggan": (("r1", "r2", "diggan"), 1, 1, False),
          "diggan in 1 of 4 D steps": (("diggan",), 1, 4, False), "r1 by x, in a step of its own, 1 of 16": (("r1_by_x",), 1, 16, True),
          "r1 by x + diggan, in a step of their own, 1 of 16": (("r1_by_x", "diggan"), 1, 16, True),
          "gradient_penalty": (("gradient_penalty",), 1, 1, False), "dragan": (("dragan",), 1, 1, False),
-         "consistency": (("consistency",), 1, 1, False), "lecam": (("lecam",), 1, 1, False), "orthogonal (of d)": (("orthogonal",), 1, 1, False)}
+         "consistency": (("consistency",), 1, 1, False), "lecam": (("lecam",), 1, 1, False), "orthogonal (of d)": (("orthogonal",), 1, 1, False),
+         "bcr": (("bcr",), 1, 1, False), "zcr": (("zcr",), 1, 1, False), "rotation": (("rotation",), 1, 1, False),
+         "augself": (("augself",), 1, 1, False)}
 
 
 class Steps:

@@ -73,7 +73,7 @@ class Rotation(Term):
             logits = self.head(features)                                                                              # [4B,4]
         turns = torch.arange(4, device=logits.device)[:, None].expand(4, n).flatten()
         entropy = F.cross_entropy(logits, turns, reduction="none").view(4, n).mean(0)                                 # [B]
-        right = (logits.detach().argmax(1) == turns).float().view(4, n).mean(0)
+        right = (logits.detach().argmax(1) == turns).to(entropy.dtype).view(4, n).mean(0)
         return Result(self.weights[ctx.side] * entropy.mean(), {"cross_entropy": entropy.detach(), "accuracy": right})
 
     def _turned(self, ctx: Context, kind: str, turns: range) -> Tensor:
