@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from handful.errors import HandfulError, UsageError, nearest
 from handful.rng import Rng, joined
-from handful.seam import Discriminator, Facts, FeatureInfo, Nets
+from handful.seam import Discriminator, Facts, FeatureInfo, Generated, Nets, Pass, Side
 
 Seen = tuple[Tensor, Tensor | None, Mapping[str, Tensor] | None]      # images, their classes, the further scales of fakes
 
@@ -76,8 +76,12 @@ class Head(nn.Module):
 
 def _unit(mlp: nn.Module, features: Tensor) -> Tensor:
     with torch.autocast(features.device.type, enabled=False):
-        x = features.float()
-        return F.normalize(mlp(x.mean((2, 3)) if x.ndim == 4 else x), dim=1)
+        return F.normalize(mlp(pooled(features)), dim=1)
+
+
+def pooled(features: Tensor) -> Tensor:
+    """[B,C,h,w] averaged over space, or [B,C]: fp32 [B,C]."""
+    return features.float().mean((2, 3)) if features.ndim == 4 else features.float()
 
 
 class SlowCopy:
@@ -107,6 +111,21 @@ def features_of(nets: Nets, tap: str, views: Mapping[str, Seen], rng: Rng, net: 
     x, c, _ = zip(*views.values())
     both = nets.judge(torch.cat(x), None if c[0] is None else torch.cat(c), rng=joined(*rngs.values()), want=frozenset({tap}), net=net)
     return dict(zip(views, both.features[tap].split([len(part) for part in x])))
+
+
+def seen(p: Pass, side: Side) -> Seen:
+    """The images of a shared pass before augmentation. In D's step no graph leads back from them."""
+    extra = p.generated.extra if p.generated else None
+    if side == "g":
+        return p.x, p.c, extra
+    return p.x.detach(), p.c, extra and {k: v.detach() for k, v in extra.items()}
+
+
+@torch.no_grad()
+def perturbed(nets: Nets, made: Generated, e: Tensor, rng: Rng, *, same: bool) -> Seen:
+    """G(z + e) of the same classes; same: with the style mixing and noise of the images that were made of z, else with rng's."""
+    other = nets.generate(made.z + e, made.c, rng=made.rng.again() if same else rng)
+    return other.image, other.c, other.extra
 
 
 def choose_tap(term: str, tap: str | None, info: Mapping[str, FeatureInfo]) -> str:

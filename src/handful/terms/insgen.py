@@ -36,7 +36,7 @@ from torch import Tensor
 from handful import catalog
 from handful.errors import UsageError, within
 from handful.seam import Context, Discriminator, Needs, Nets, Pass, Result, Side, Term, View
-from handful.terms._contrast import Head, Seen, SlowCopy, choose_tap, features_of, info_nce, queue_length
+from handful.terms._contrast import Head, Seen, SlowCopy, choose_tap, features_of, info_nce, perturbed, queue_length, seen
 
 
 class Insgen(Term):
@@ -100,7 +100,7 @@ class Insgen(Term):
         passes = {kind: getattr(ctx, kind) for kind in self._kinds(ctx.side)}
         queries = self._queries(ctx, passes)
         with torch.no_grad():
-            shown = {kind: self._perturbed(ctx) if kind == "fake" and ctx.side == "d" else _seen(p, ctx.side) for kind, p in passes.items()}
+            shown = {kind: self._perturbed(ctx) if kind == "fake" and ctx.side == "d" else seen(p, ctx.side) for kind, p in passes.items()}
             keys = features_of(ctx.nets, self.tap, shown, ctx.rng.fork("key"), self.slow_d)
         loss, stats, gather = torch.zeros((), device=ctx.rng.device), {}, {}
         for kind in passes:
@@ -130,21 +130,12 @@ class Insgen(Term):
     def _queries(self, ctx: Context, passes: Mapping[str, Pass]) -> dict[str, Tensor]:
         if self.mode == "shared":
             return {kind: p.features[self.tap] for kind, p in passes.items()}
-        return features_of(ctx.nets, self.tap, {kind: _seen(p, ctx.side) for kind, p in passes.items()}, ctx.rng.fork("query"))
+        return features_of(ctx.nets, self.tap, {kind: seen(p, ctx.side) for kind, p in passes.items()}, ctx.rng.fork("query"))
 
     def _perturbed(self, ctx: Context) -> Seen:
-        """G(z + e), of the same classes."""
-        made = ctx.fake.generated
-        if self.perturb == "same" and not self.perturb_std:
-            return _seen(ctx.fake, "d")
-        z = made.z + self.perturb_std * ctx.rng.fork("perturbation").randn(*made.z.shape)
-        other = ctx.nets.generate(z, made.c, rng=made.rng.again() if self.perturb == "same" else ctx.rng.fork("perturbed"))
-        return other.image, other.c, other.extra
-
-
-def _seen(p: Pass, side: Side) -> Seen:
-    """The images of a shared pass before augmentation. In D's step no graph leads back from them."""
-    extra = p.generated.extra if p.generated else None
-    if side == "g":
-        return p.x, p.c, extra
-    return p.x.detach(), p.c, extra and {k: v.detach() for k, v in extra.items()}
+        """G(z + e); with the same noise and e = 0 these are the images at hand."""
+        same, made = self.perturb == "same", ctx.fake.generated
+        if same and not self.perturb_std:
+            return seen(ctx.fake, "d")
+        e = self.perturb_std * ctx.rng.fork("perturbation").randn(*made.z.shape)
+        return perturbed(ctx.nets, made, e, ctx.rng.fork("perturbed"), same=same)
