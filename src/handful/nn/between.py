@@ -35,6 +35,13 @@ def linear_maps(module: nn.Module) -> list[nn.Module]:
             and "mbedding" not in type(m).__name__]
 
 
+def beneath(y: Tensor, bias: Tensor, change: Change, gain: float) -> Tensor:
+    """y = product + bias with the product changed; bias [cout]. Where nothing changes this is y, bit for bit, which product + bias isn't once a
+    layer has added both in one operator."""
+    product = y - bias.view(-1, *[1] * (y.ndim - 2))
+    return y + (change(product, gain) - product)
+
+
 class _Both:
     def __init__(self, first: Change, second: Change) -> None:
         self.first, self.second = first, second
@@ -49,7 +56,4 @@ class _Around:
 
     def __call__(self, layer: nn.Module, inputs: tuple, y: Tensor) -> Tensor:
         bias = getattr(layer, "bias", None)
-        if bias is None:
-            return self.change(y, 1.0)
-        product = y - bias.to(y.dtype).view(-1, *[1] * (y.ndim - 2))
-        return y + (self.change(product, 1.0) - product)              # not changed + bias: y, bit for bit, where nothing changes
+        return self.change(y, 1.0) if bias is None else beneath(y, bias.to(y.dtype), self.change, 1.0)

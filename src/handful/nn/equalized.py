@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops.conv import conv2d, conv2d_down, conv2d_up
-from .between import Change
+from .between import Change, beneath
 from .spectral import Norm, largest_singular_value, singular_vectors
 
 SLOPE = 0.2
@@ -38,10 +38,9 @@ class EqualLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         bias = (self.bias * self.bias_gain).to(x.dtype)
-        if self.before_bias is None:
-            y = F.linear(x * self.gain, self.weight.to(x.dtype), bias)
-        else:
-            y = self.before_bias(F.linear(x * self.gain, self.weight.to(x.dtype)), self.bias_gain) + bias
+        y = F.linear(x * self.gain, self.weight.to(x.dtype), bias)
+        if self.before_bias is not None:
+            y = beneath(y, bias, self.before_bias, self.bias_gain)
         return F.leaky_relu_(y, SLOPE) if self.lrelu else y
 
     def row(self, c: Tensor) -> Tensor:

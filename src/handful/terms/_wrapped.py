@@ -108,7 +108,7 @@ def rehearse(net: Discriminator, term: str, want: frozenset[str]) -> Judged:
     """A pass of two images through a copy of a discriminator, with its graph: without numbers (on "meta"), or else on the CPU."""
     known = getattr(net, "resolution", None)
     sides = [(known, known) if isinstance(known, int) else tuple(known)] if known else [(s, s) for s in SIDES]
-    channels = getattr(net, "channels", None) or next((m.weight.shape[1] for m in linear_maps(net)), 3)
+    channels = getattr(net, "channels", None) or next((m.weight.shape[1] for m in linear_maps(net) if m.weight.ndim == 4), 3)
     fault: Exception | None = None
     for device in ("meta", "cpu"):
         net = net.eval().to_empty(device=device)
