@@ -1,6 +1,6 @@
 """Auxiliary rotation: D also tells by how many quarters a picture was turned, and G makes pictures of which that can be told.
 
-Chen, Zhai, Ritter, Lucic, Houlsby: Self-Supervised GANs via Auxiliary Rotation Loss, CVPR 2019, equations 4 and 5, as Karras et al. compare with it
+Chen, Zhai, Ritter, Lucic, Houlsby: Self-Supervised GANs via Auxiliary Rotation Loss, CVPR 2019, as Karras et al. compare with it
 (Training Generative Adversarial Networks with Limited Data, NeurIPS 2020, appendix D.2). With R_k a turn by k quarters and C(k | x) the
 probability that four more outputs of D's last layer give to k (softmax), in every step
 
