@@ -147,3 +147,19 @@ def test_two_steps_of_every_method(row):
     after = [p for net in (trainer.nets.G, trainer.nets.D) for p in net.parameters()]
     assert sum(not torch.equal(a, b) for a, b in zip(before, after)) > len(before) / 2
     assert LOGGED.get(row.name, set()) <= logged.keys()
+
+
+# --------------------------------------------------------------------------------------------------------------------- ContraD
+
+
+@pytest.mark.parametrize("name, batch, lr, betas, order", [("contrad_cifar", 64, 0.002, (0, 0.99), "gd"),
+                                                           ("contrad_sngan_cifar", 512, 2e-4, (0.5, 0.999), "dg")])
+def test_contrads_recipes_are_its_releases_settings(name, batch, lr, betas, order):
+    parsed = configured(name, ())
+    assert (parsed.train.batch, parsed.train.order, parsed.train.d_steps, parsed.train.kimg) == (batch, order, 1, 200 * batch)
+    assert parsed.optim_d == parsed.optim_g and (parsed.optim_d.lr, parsed.optim_d.betas) == (lr, betas)
+    assert parsed.optim_d.warmup_kimg == 3 * batch and configured(name, ("train.batch=16",)).optim_g.warmup_kimg == 48
+    assert (at(parsed, "augment.use"), at(parsed, "augment.form"), parsed.loss.name) == ("simclr", "cifar", "non_saturating")
+    assert at(parsed, "terms.contrad") == {"use": "contrad", "weight_fake": 1, "temperature": 0.1, "hidden": 512, "width": 128}
+    r1 = {"use": "r1", "gamma": 0.1, "every": 1, "own_step": False, "at": "x_in"} if name == "contrad_cifar" else None
+    assert at(parsed, "terms.r1") == r1 and (parsed.ema.halflife_kimg == 1000) == (r1 is not None)
