@@ -390,7 +390,12 @@ def test_resume_is_exact_with_full_queues(mode):
     assert torch.equal(weights(run_steps(straight, 6)), weights(run_steps(second, 3)))
 
 
-PROCESSES = [*QUEUES, "optim_g.eps=1e-3", "optim_d.eps=1e-3"]
+PROCESSES = {"insgen": QUEUES, "fake_contrast": ["terms.fake_contrast.use=fake_contrast", "terms.fake_contrast.queue=20"]}
+
+
+def in_processes(name: str, **where: int):
+    return run_steps(tiny_trainer(*PROCESSES[name], f"terms.{name}.use={name}", "optim_g.eps=1e-3", "optim_d.eps=1e-3",
+                                  augment={"use": "diffaug"}, **where), 4)
 
 
 def work(out: Path) -> None:
@@ -399,17 +404,18 @@ def work(out: Path) -> None:
 
     torch.set_num_threads(1)
     rank, world = reduce.start(torch.device("cpu"))
-    t = run_steps(trainer(*PROCESSES, rank=rank, world=world, augment={"use": "diffaug"}), 4)
-    torch.save({"all": weights(t), "term": t.terms["insgen"].state_dict()}, out / f"rank{rank}.pt")
+    trained = {name: in_processes(name, rank=rank, world=world) for name in PROCESSES}
+    torch.save({name: {"all": weights(t), "term": t.terms[name].state_dict()} for name, t in trained.items()}, out / f"rank{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
 def test_two_processes_hold_one_queue(tmp_path):
-    a, b = of_two_processes(__file__, tmp_path)
-    assert torch.equal(a["all"], b["all"]) and all(torch.equal(v, b["term"][k]) for k, v in a["term"].items())
-    one = run_steps(trainer(*PROCESSES, augment={"use": "diffaug"}), 4)
-    assert (weights(one) - a["all"]).abs().max() < 1e-5
-    assert a["term"]["real_head.queue_ptr"].item() == 12 and a["term"]["fake_head.queue_ptr"].item() == 12
+    ranks = of_two_processes(__file__, tmp_path)
+    for name in PROCESSES:
+        a, b = (rank[name] for rank in ranks)
+        assert torch.equal(a["all"], b["all"]) and all(torch.equal(v, b["term"][k]) for k, v in a["term"].items())
+        assert (weights(in_processes(name)) - a["all"]).abs().max() < 1e-5
+        assert {v.item() for k, v in a["term"].items() if k.endswith("queue_ptr")} == {12}
 
 
 def test_bad_settings_say_what_to_do():

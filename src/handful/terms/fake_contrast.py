@@ -101,7 +101,7 @@ class FakeContrast(Term):
         gather = {"key": key}
         if self.diversity_aware:
             gather |= {kind: pooled(p.features[self.tap].detach()) for kind, p in (("real", ctx.real), ("fake", ctx.fake))}
-        stats = {"cl_fake": each.detach(), "cos_fake": cosine.detach(), "diversity": self.diversity.expand(len(each))}
+        stats = {"cl_fake": each.detach(), "cos_fake": cosine.detach(), "diversity": self.diversity.repeat(len(each))}
         return Result(self.weight * each.mean(), stats if self.diversity_aware else {k: v for k, v in stats.items() if k != "diversity"}, gather)
 
     def commit(self, side: Side, means: Mapping[str, Tensor], gathered: Mapping[str, Tensor], nets: Nets, images: int) -> None:
