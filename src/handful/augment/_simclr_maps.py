@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -48,28 +47,20 @@ def recoloring(x: Tensor, color: Tensor, grey: Tensor) -> Tensor:
     """
     b, c, s, hue = (v[:, None, None] for v in color.unbind(1))                                            # [B,1,1]
     if x.shape[1] == 1:
-        luma, flat = x.new_ones(1), c * b * x.flatten(2)                                                  # [B,1,HW]
+        grey_of, flat = x.flatten(2), c * b * x.flatten(2)                                                # [B,1,HW]
     else:
-        luma = _constants(x.dtype, x.device)[0]
+        grey_of = sum(g * v for g, v in zip(GREY, x.flatten(2).split(1, 1)))
         flat = (c * b * _matrix(s, hue, grey)) @ x.flatten(2)                                             # [B,3,HW]
-    mean = torch.einsum("bchw,c->b", x, luma)[:, None, None] / x[0, 0].numel()                            # [B,1,1], of x: 2 m - 1
+    mean = grey_of.mean(2, keepdim=True)                                                                  # [B,1,1], of x: 2 m - 1
     return (flat + ((1 - c) * b * mean + b - 1)).view(x.shape)
 
 
 @torch.no_grad()
 def _matrix(s: Tensor, hue: Tensor, grey: Tensor) -> Tensor:
-    """[B,3,3]: away from grey by s, then about the grey axis by `hue` turns, then onto it where grey."""
-    luma, eye, across = _constants(s.dtype, s.device)
-    cos, sin = (2 * math.pi * hue).cos(), (2 * math.pi * hue).sin()
-    turned = cos * eye + (1 - cos) / 3 + sin * across                                                     # [B,3,3]
-    to_grey = luma.expand(3, 3)                                                                           # every row the weights of grey
-    matrix = turned @ (s * eye + (1 - s) * to_grey)
+    """[B,3,3]: away from grey by s, then about the grey axis by `hue` turns, then onto it where grey. s, hue [B,1,1]."""
+    cos, sin = (2 * math.pi * hue).cos(), (2 * math.pi * hue).sin() / math.sqrt(3)
+    same, last, next_ = cos + (1 - cos) / 3, (1 - cos) / 3 - sin, (1 - cos) / 3 + sin
+    turned = torch.cat([same, last, next_, next_, same, last, last, next_, same], 2).view(-1, 3, 3)       # Rodrigues, about (1, 1, 1)
+    to_grey = torch.stack([torch.full_like(turned[0, 0], g) for g in GREY], 1)                            # every row the weights of grey
+    matrix = turned @ (s * torch.eye(3, dtype=s.dtype, device=s.device) + (1 - s) * to_grey)
     return torch.where(grey[:, None, None], to_grey @ matrix, matrix)
-
-
-@lru_cache(maxsize=16)
-@torch.inference_mode(False)                            # what is kept must serve autograd later
-def _constants(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """On the device, since copying them in every step would stall it: the weights of grey [3], the identity, the cross product with the grey axis."""
-    across = torch.tensor([[0, -1, 1], [1, 0, -1], [-1, 1, 0]], dtype=dtype) / math.sqrt(3)
-    return torch.tensor(GREY, dtype=dtype).to(device), torch.eye(3, dtype=dtype).to(device), across.to(device)
