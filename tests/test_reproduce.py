@@ -156,6 +156,9 @@ def test_what_a_shorter_schedule_scales_and_what_it_leaves():
 def test_the_average_of_a_shorter_run_reaches_as_far_back_in_its_share():
     ada = _job.configured("cifar", _job.shortened(_job.configured("cifar", ()), 0.1))
     assert (ada.ema.halflife_kimg, ada.ema.rampup, ada.terms["ada_controller"].kwargs["kimg"]) == (50, 0.05, 50)
+    line = ("terms.ada_controller.statistic=linear", "terms.ada_controller.length_kimg=10000")
+    ada = _job.configured("insgen256", (*line, *_job.shortened(_job.configured("insgen256", line), 0.01)))
+    assert ada.train.kimg == ada.terms["ada_controller"].kwargs["length_kimg"] == 100           # p still reaches its target at the end
     sngan = _job.configured("sngan_cifar", _job.shortened(_job.configured("sngan_cifar", ()), 0.1))
     assert sngan.optim_d.decay_from_kimg == 0 and sngan.train.kimg == 3200 and sngan.ema.decay == 0
 

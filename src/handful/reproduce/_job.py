@@ -135,8 +135,9 @@ def shortened(config: Config, scale: float) -> tuple[str, ...]:
         known = catalog.keywords(catalog.part("terms", use.name, ""))
         if "start" in known:
             lines[f"terms.{name}.start"] = round(use.kwargs.get("start", known["start"].default) * scale)
-        if use.name == "ada_controller":
-            lines[f"terms.{name}.kimg"] = use.kwargs.get("kimg", known["kimg"].default) * scale
+        for key in ("kimg", "length_kimg") if use.name == "ada_controller" else ():
+            value = use.kwargs.get(key, known[key].default)
+            lines[f"terms.{name}.{key}"] = value and value * scale
     for key in ("log_kimg", "preview_kimg", "checkpoint_kimg"):
         lines[f"every.{key}"] = max(getattr(config.every, key) * scale, t.kimg * scale / BEATS)
     return tuple(f"{k}={v:.6g}" for k, v in lines.items() if v or k.endswith(".start") and v is not None)
