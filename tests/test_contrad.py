@@ -249,7 +249,7 @@ def test_what_it_cannot_serve_is_refused_with_the_remedy():
         trainer_of("train.micro_batch=1")
     with pytest.raises(HandfulError, match="knows no classes: train without labels"):
         trainer_of(dataset=noise_set(classes=3))
-    with pytest.raises(HandfulError, match="Discriminator looks at further scales of it apart: take another architecture"):
+    with pytest.raises(HandfulError, match="fastgan looks at further scales of it apart: take another architecture"):
         ContraD().wrap(catalog.build("arch", Use("fastgan", ndf=4), "Discriminator", resolution=64, channels=3, num_classes=0))
     with pytest.raises(HandfulError, match="list contrad before it"):
         ContraD().wrap(AdaptiveDropout().wrap(PAGAN().wrap(TinyD())))

@@ -63,6 +63,12 @@ def chain(d: Discriminator) -> list[Discriminator]:
     return [d, *chain(d.inner)] if isinstance(d, Wrapped) else [d]
 
 
+def name_of(d: Discriminator) -> str:
+    """What a message calls the architecture: its file's name here, its class elsewhere."""
+    own = type(chain(d)[-1])
+    return own.__module__.rpartition(".")[2] if own.__name__ == "Discriminator" else own.__name__
+
+
 def has_scales(d: Discriminator) -> bool:
     """Whether it looks at further scales of an image."""
     return type(chain(d)[-1]).extra_of is not Discriminator.extra_of
@@ -119,5 +125,5 @@ def rehearse(net: Discriminator, term: str, want: frozenset[str]) -> Judged:
                 return net(image, c, net.extra_of(image), want, **({"rng": ambient(device)} if net.draws else {}))
             except Exception as error:                            # whatever a network of somebody's own may raise
                 fault = error
-    raise HandfulError(f"terms.{term}: no image can be followed through {type(net).__name__} ({str(fault).splitlines()[0]}); give it the attributes "
+    raise HandfulError(f"terms.{term}: no image can be followed through {name_of(net)} ({str(fault).splitlines()[0]}); give it the attributes "
                        f"`resolution` and `channels`, or leave the term out (--set terms.{term}=null)")

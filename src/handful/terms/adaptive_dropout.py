@@ -26,7 +26,7 @@ from handful.errors import HandfulError, within
 from handful.nn.between import insert
 from handful.rng import Rng, ambient
 from handful.seam import Context, Discriminator, Judged, Needs, Result, Side, Term, View
-from handful.terms._wrapped import Place, Wrapped, chain, inner_layers
+from handful.terms._wrapped import Place, Wrapped, chain, inner_layers, name_of
 
 
 class AdaptiveDropout(Term):
@@ -44,7 +44,7 @@ class AdaptiveDropout(Term):
     def wrap(self, d: Discriminator) -> Discriminator:
         layers = inner_layers(d, "adaptive_dropout")
         if not layers:
-            raise HandfulError(f"terms.adaptive_dropout: {type(chain(d)[-1]).__name__} has no linear layer or convolution but its last one; "
+            raise HandfulError(f"terms.adaptive_dropout: {name_of(d)} has no linear layer or convolution but its last one; "
                                f"leave the term out (--set terms.adaptive_dropout=null)")
         return _Dropping(d, layers, self.p_at_first)
 

@@ -34,7 +34,7 @@ from handful.nn.equalized import EqualConv2d, EqualLinear
 from handful.nn.spectral import Spectral
 from handful.rng import Rng, ambient
 from handful.seam import Context, Discriminator, FeatureInfo, Judged, Needs, Nets, Result, Side, Term, View
-from handful.terms._wrapped import Wrapped, chain, has_scales, unused_by
+from handful.terms._wrapped import Wrapped, chain, has_scales, name_of, unused_by
 
 SLOPE = 0.1
 REAL, FAKE = "contrast_real", "contrast_fake"          # the features that the wrapped D has beside its own: h_r(f) and h_f(f)
@@ -60,7 +60,7 @@ class ContraD(Term):
         self.notes: list[str] = []
 
     def wrap(self, d: Discriminator) -> Discriminator:
-        own, leave = type(chain(d)[-1]).__name__, "leave it out (--set terms.contrad=null)"
+        own, leave = name_of(d), "leave it out (--set terms.contrad=null)"
         if d.num_classes:
             raise HandfulError(f"terms.contrad judges images by a head of its own, which knows no classes: train without labels (no --labels), "
                                f"or {leave}")

@@ -33,7 +33,7 @@ from handful.errors import HandfulError, within
 from handful.nn.between import insert, linear_maps
 from handful.rng import Rng, ambient
 from handful.seam import Context, Discriminator, Judged, Needs, Result, Side, Term, View
-from handful.terms._wrapped import Place, Wrapped, chain, has_scales
+from handful.terms._wrapped import Place, Wrapped, chain, has_scales, name_of
 
 Fade = Literal["released", "paper"]
 
@@ -106,21 +106,21 @@ class _WithBits(Wrapped):
 
 
 def _first_layers(d: Discriminator) -> list[nn.Module]:
-    own = chain(d)[-1]
+    own, name = chain(d)[-1], name_of(d)
     leave = "or leave it out (--set terms.pa_gan=null)"
     if not isinstance(getattr(own, "stem", None), nn.Module):
-        raise HandfulError(f"terms.pa_gan adds its bits to D's first layer, and {type(own).__name__} doesn't say which that is: "
+        raise HandfulError(f"terms.pa_gan adds its bits to D's first layer, and {name} doesn't say which that is: "
                            f"name the module `stem`, {leave}")
     stems = {name: m for name, m in own.named_children() if name == "stem" or name.endswith("_stem")}
     stems = {"stem": own.stem} | {name: m for name, m in stems.items() if name != "stem"}
     if has_scales(own) and len(stems) == 1:
-        raise HandfulError(f"terms.pa_gan: {type(own).__name__} looks at further scales of an image, and each must be given the bits: "
+        raise HandfulError(f"terms.pa_gan: {name} looks at further scales of an image, and each must be given the bits: "
                            f"name their first modules `SCALE_stem`, {leave}")
     found = []
-    for name, stem in stems.items():
+    for place, stem in stems.items():
         convs = [m for m in linear_maps(stem) if m.weight.ndim == 4]
         if not convs:
-            raise HandfulError(f"terms.pa_gan adds its bits to D's first convolution, and {type(own).__name__}.{name} has none in it: "
+            raise HandfulError(f"terms.pa_gan adds its bits to D's first convolution, and {name}.{place} has none in it: "
                                f"take another architecture (--set d=stylegan2), {leave}")
         found.append(convs[0])
     return found
