@@ -14,7 +14,7 @@ From the paper:
     initial values         Fixup's (Zhang, Dauphin, Ma, ICLR 2019): zero for the last convolution of a block, so that a fresh block is the identity,
                            He's times L^(-1/4) for the two before it, L the number of blocks; no equalised learning rate
 
-With these, numbers of parameters come out as published: 23.058 M and 23.010 M at 256 pixels, 20.73 M and 20.68 M at 32.
+With these the numbers of parameters at 256 pixels come out as published: 23.058 and 23.010 million.
 
 Chosen here, as the paper leaves it open: the bilinear filter is [1,3,3,1] with zeros outside (ops/upfirdn.py), on the side of the 1x1 convolution
 where maps are smaller (they commute); leaky ReLU's slope is 0.2; the 4x4 maps are N(0, 1) at first, every other map keeps the variance of its input;
@@ -53,7 +53,7 @@ class Generator(seam.Generator):
     def __init__(self, resolution: int = 256, channels: int = 3, num_classes: int = 0, z_dim: int = 64, width: int = 768, blocks: int = 2,
                  full_side: int = 32, expansion: int = 2, group_size: int = 16, class_dim: int = 64) -> None:
         super().__init__()
-        within(1, z_dim=z_dim, class_dim=class_dim)
+        within(1, z_dim=z_dim, expansion=expansion, group_size=group_size, class_dim=class_dim)
         self.resolution, self.channels, self.num_classes, self.z_dim = resolution, channels, num_classes, z_dim
         widths = _widths(resolution, width, blocks, full_side)                    # {4: width, 8: ...}
         how = dict(expansion=expansion, group_size=group_size, scale=_fixup(blocks * len(widths)))
@@ -83,7 +83,7 @@ class Discriminator(seam.Discriminator):
     def __init__(self, resolution: int = 256, channels: int = 3, num_classes: int = 0, width: int = 768, blocks: int = 2, full_side: int = 32,
                  expansion: int = 2, group_size: int = 16, class_dim: int = 64) -> None:
         super().__init__()
-        within(1, class_dim=class_dim)
+        within(1, expansion=expansion, group_size=group_size, class_dim=class_dim)
         self.resolution, self.channels, self.num_classes = resolution, channels, num_classes
         widths = dict(reversed(_widths(resolution, width, blocks, full_side).items()))            # {S: ..., 4: width}
         how = dict(expansion=expansion, group_size=group_size, scale=_fixup(blocks * len(widths)))
@@ -131,7 +131,7 @@ class Grouped3x3(nn.Module):
     def __init__(self, channels: int, size: int, gain: float) -> None:
         super().__init__()
         self.groups = max(1, channels // size)
-        if channels % self.groups:
+        if channels > size and channels % size:
             raise UsageError(f"group_size={size}: {channels} channels inside a block aren't a multiple of it; choose another width or group_size")
         fan_in = channels // self.groups * 9
         self.weight = nn.Parameter(torch.randn(channels, channels // self.groups, 3, 3) * (gain / math.sqrt(fan_in)))

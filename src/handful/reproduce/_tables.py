@@ -21,7 +21,8 @@ PAPERS = {
     "stylegan2-ada": "Karras et al.: Training Generative Adversarial Networks with Limited Data, NeurIPS 2020 (numbers are those of its figures)",
     "diffaugment": "Zhao, Liu, Lin, Zhu, Han: Differentiable Augmentation for Data-Efficient GAN Training, NeurIPS 2020",
     "diggan": "Fang, Sun, Schwing: DigGAN: Discriminator gradient Gap Regularization for GAN Training with Limited Data, NeurIPS 2022",
-    "insgen": "Yang, Shen, Xu, Zhou: Data-Efficient Instance Generation from Instance Discrimination, NeurIPS 2021"}
+    "insgen": "Yang, Shen, Xu, Zhou: Data-Efficient Instance Generation from Instance Discrimination, NeurIPS 2021",
+    "r3gan": "Huang, Gokaslan, Kuleshov, Tompkin: The GAN is dead; long live the GAN! A Modern Baseline GAN, NeurIPS 2024"}
 TITLES = {
     "fastgan/1": "cost of training", "fastgan/2": "few images, 256 pixels", "fastgan/3": "few images, 1024 pixels",
     "stylegan2-ada/7c": "subsets of FFHQ and LSUN Cat", "stylegan2-ada/8a": "ways against overfitting, FFHQ", "stylegan2-ada/11a": "small sets",
@@ -33,7 +34,8 @@ TITLES = {
     "diffaugment/released": "few images, the models that came with the code",
     "diggan/1": "CIFAR-10", "diggan/2": "CIFAR-100", "diggan/3": "Tiny-ImageNet and CUB-200", "diggan/4": "few images, StyleGAN2-ADA",
     "diggan/5": "gradient regularisers", "diggan/6": "how reals and fakes are paired", TWO_POINT: "the experiment on two points: many seeds, plots",
-    "insgen/1": "FFHQ, 256 pixels", "insgen/2": "AFHQ, 512 pixels", "insgen/3": "FFHQ, one part after the other"}
+    "insgen/1": "FFHQ, 256 pixels", "insgen/2": "AFHQ, 512 pixels", "insgen/3": "FFHQ, one part after the other",
+    "r3gan/fid": "FID on CIFAR-10 and FFHQ"}
 GIVEN = {                                # sets that handful doesn't know by name, by the beginning of theirs: what they are
     "100-shot-": "the 100 pictures of 256 pixels that came with DiffAugment", "AnimalFace-": "faces of cats or dogs, cut out at 256 pixels",
     "ImageNet": "the training images of ILSVRC 2012, a folder per class", "Tiny": "Tiny-ImageNet's 100,000 training images, a folder per class",
