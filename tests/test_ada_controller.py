@@ -85,6 +85,8 @@ def test_a_word_is_said_when_p_stays_high():
     term = AdaController()
     said = [term.advice({"p": 0.9}) for _ in range(9)] + [term.advice({"p": 0.7})] + [term.advice({"p": 0.9}) for _ in range(12)]
     assert [i for i, line in enumerate(said) if line] == [19] and "above 0.8 (0.90)" in said[19] and "max_p" in said[19]
+    inside = tiny_trainer("terms.pa_gan={}", 'terms.ada_controller={"use": "ada_controller", "of": "d"}').terms["ada_controller"]
+    assert not any(inside.advice({"p": 0.9}) for _ in range(20))       # PA-GAN's bits don't show in the pictures
 
 
 def test_it_sees_r1s_own_phase_and_p_survives_a_resume():

@@ -122,7 +122,7 @@ class AdaController(Term):
 
     def advice(self, logged: Mapping[str, float]) -> str | None:
         self._high = self._high + 1 if logged.get("p", 0.0) > LEAKS_FROM and self.length_kimg is None else 0
-        if self._high != PATIENCE:
+        if self._high != PATIENCE or CONTROLS_D in self.roles:          # what is inside D doesn't show in the pictures
             return None
         return (f"the augmentation's p has stayed above {LEAKS_FROM} ({logged['p']:.2f}): augmented looks may leak into the pictures, and D still "
                 f"overfits; more images or a smaller discriminator help, --set terms.ada_controller.max_p={LEAKS_FROM} prevents it")
