@@ -28,7 +28,8 @@ from handful.train.loop import Trainer
 from handful.train.plan import Phase
 
 RESOLUTION, BATCH = {"stylegan2_auto": 64}, {"stylegan2_auto": 4}
-CASES = {"insgen, released": {"use": "insgen"}, "insgen, shared": {"use": "insgen", "mode": "shared"}, }
+CASES = {"insgen, released": {"use": "insgen"}, "insgen, shared": {"use": "insgen", "mode": "shared"},
+         "fake_contrast": {"use": "fake_contrast"}}
 CASES |= {f"insgen, shared, queues of {n}": {"use": "insgen", "mode": "shared", "queue_real": n, "queue_fake": n} for n in (25, 500, 5000)}
 COUNT = 5000                                                  # training images that the trainer believes in: as many as the longest queue
 

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from handful.errors import HandfulError, UsageError
 from handful.rng import Rng
 from handful.seam import Augment, Augmented, Facts, FeatureInfo
-from handful.terms._contrast import Head, SlowCopy, choose_tap, info_nce, queue_length
-from handful.terms.insgen import Insgen
+from handful.terms._contrast import Head, choose_tap, follow, info_nce, queue_length, slow_copy
+from handful.terms.insgen import InsGen
 from making import noise_set, of_two_processes, run_steps, tiny_trainer, weights
 from tiny import TinyD
 
@@ -117,7 +117,7 @@ def test_head_pools_maps_and_stays_in_fp32_under_autocast():
 def test_slow_copy_follows_parameters_slowly_and_buffers_at_once():
     D = TinyD()
     D.register_buffer("u", torch.zeros(3))
-    slow = SlowCopy.of(D)
+    slow = slow_copy(D)
     assert not slow.training and not any(p.requires_grad for p in slow.parameters())
     before = [p.clone() for p in slow.parameters()]
     D.stem.requires_grad_(False)
@@ -125,7 +125,7 @@ def test_slow_copy_follows_parameters_slowly_and_buffers_at_once():
         for p in D.parameters():
             p.add_(1)
         D.u.fill_(7)
-    SlowCopy.follow(slow, D, 0.9)
+    follow(slow, D, 0.9)
     for (name, p), old in zip(slow.named_parameters(), before):
         assert torch.allclose(p, old if name.startswith("stem") else old + 0.1, atol=1e-6)
     assert slow.u.tolist() == [7, 7, 7]
@@ -243,6 +243,15 @@ def test_passes_of_d(settings, d, g):
         assert (runs(t, "d"), runs(t, "g")) == (6, 3)
 
 
+def test_no_gradient_by_pixels_beside_terms_that_want_some():
+    """Terms that differentiate by pixels make the step's images leaves; the views are taken of them without a graph."""
+    t = trainer("terms.r2.use=r2", "terms.r2.at=x")
+    seen, judge = [], t.nets.judge
+    t.nets.judge = lambda x, *a, **k: (seen.append(x.requires_grad), judge(x, *a, **k))[1]
+    run_phase(t, "d")
+    assert seen == [False, False]
+
+
 def test_weight_0_leaves_out_heads_and_work():
     parts = {name.split(".")[0] for name in trainer("terms.insgen.weight_fake=0", "terms.insgen.weight_g=0").terms["insgen"].state_dict()}
     assert parts == {"real_head", "slow_d"}
@@ -255,16 +264,18 @@ def test_enqueue_stores_queries_or_keys():
     """What the fakes' queue gets; reals always store keys."""
     got = {}
     for enqueue in ("query", "key"):
-        t = trainer(*QUEUES, f"terms.insgen.enqueue={enqueue}", "terms.insgen.weight_g=0", "terms.insgen.mode=shared", "terms.insgen.perturb_std=5")
+        t = trainer(*QUEUES, f"terms.insgen.enqueue={enqueue}", "terms.insgen.weight_g=0", "terms.insgen.mode=shared", "terms.insgen.perturb_std=5",
+                    augment={"use": "flip"})
         results = []
         t.terms["insgen"].register_forward_hook(lambda m, i, o, results=results: results.append((i[0], o)))
         run_phase(t, "d")
         ctx, out = results[0]
         assert torch.equal(t.terms["insgen"].fake_head.queue[:, :8].T, out.gather["fake"])
         assert torch.equal(t.terms["insgen"].real_head.queue[:, :8].T, out.gather["real"])
-        got[enqueue] = out.gather["fake"], ctx.fake.features["conv2"]
+        got[enqueue] = out.gather["fake"], ctx.fake.features["conv2"], out.gather["real"]
     fresh = trainer(*QUEUES, "terms.insgen.weight_g=0").terms["insgen"].fake_head                               # as both were at the start
-    (queries, features), (keys, _) = got["query"], got["key"]
+    (queries, features, a), (keys, _, b) = got["query"], got["key"]
+    assert torch.equal(a, b)                                                                                    # reals: keys in both
     assert torch.allclose(queries, fresh.embed_slowly(features), atol=1e-6) and not torch.allclose(keys, queries, atol=1e-3)
 
 
@@ -425,10 +436,10 @@ def test_bad_settings_say_what_to_do():
         trainer("terms.insgen.queue_real=25", "data.flip=false")
     assert trainer("terms.insgen.queue_real=48", "data.flip=true", "terms.insgen.queue_fake=100").terms["insgen"].fake_head.queue.shape == (128, 100)
     with pytest.raises(UsageError, match="weight_g=0 too"):
-        Insgen(weight_fake=0)
+        InsGen(weight_fake=0)
     for bad in ({"temperature": 0}, {"weight_real": -1}, {"momentum": 1.5}, {"queue_fake": 0}, {"width": 0}, {"perturb_std": -0.1}):
         with pytest.raises(UsageError, match=next(iter(bad))):
-            Insgen(**bad)
+            InsGen(**bad)
     with pytest.raises(UsageError, match="mode"):
         trainer("terms.insgen.mode=fast")
     with pytest.raises(HandfulError, match="contrast of fakes"):

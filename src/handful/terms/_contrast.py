@@ -1,7 +1,7 @@
 """What the contrastive methods share: InfoNCE against a queue of past keys (MoCo), the heads with their slow twin, a slow copy of D.
 
 He, Fan, Wu, Xie, Girshick: Momentum Contrast for Unsupervised Visual Representation Learning, CVPR 2020; the sizes and names of the heads are those
-of InsGen's released code. Nothing here writes state in a forward pass: `insert`, `follow` and `SlowCopy.follow` belong into a term's `commit`.
+of InsGen's released code. Nothing here writes state in a forward pass: `Head.insert`, `Head.follow` and `follow` belong into a term's `commit`.
 """
 
 from __future__ import annotations
@@ -84,21 +84,20 @@ def pooled(features: Tensor) -> Tensor:
     return features.float().mean((2, 3)) if features.ndim == 4 else features.float()
 
 
-class SlowCopy:
-    """How a copy of D follows it: its trained parameters by momentum, its buffers (spectral norm's vectors, running statistics) at once."""
+def slow_copy(net: Discriminator) -> Discriminator:
+    """A copy of D that makes keys: without gradients, in evaluation mode."""
+    return copy.deepcopy(net).eval().requires_grad_(False)
 
-    @staticmethod
-    def of(net: Discriminator) -> Discriminator:
-        return copy.deepcopy(net).eval().requires_grad_(False)
 
-    @staticmethod
-    @torch.no_grad()
-    def follow(slow: Discriminator, net: Discriminator, momentum: float) -> None:
-        moved = [(s, p) for s, p in zip(slow.parameters(), net.parameters()) if p.requires_grad]
-        if moved:
-            torch._foreach_lerp_(*map(list, zip(*moved)), 1 - momentum)
-        for s, b in zip(slow.buffers(), net.buffers()):
-            s.copy_(b)
+@torch.no_grad()
+def follow(slow: Discriminator, net: Discriminator, momentum: float) -> None:
+    """Trained parameters move as a head's twin does; buffers (spectral norm's vectors, running statistics) are taken over."""
+    moved = [(s, p) for s, p in zip(slow.parameters(), net.parameters()) if p.requires_grad]
+    if moved:
+        torch._foreach_lerp_(*map(list, zip(*moved)), 1 - momentum)
+    buffers = list(slow.buffers())
+    if buffers:
+        torch._foreach_copy_(buffers, list(net.buffers()))
 
 
 def features_of(nets: Nets, tap: str, views: Mapping[str, Seen], rng: Rng, net: Discriminator | None = None) -> dict[str, Tensor]:

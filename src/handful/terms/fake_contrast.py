@@ -33,7 +33,7 @@ from torch import Tensor
 
 from handful.errors import within
 from handful.seam import Context, Discriminator, Needs, Nets, Result, Side, Term, View
-from handful.terms._contrast import Head, SlowCopy, choose_tap, features_of, info_nce, perturbed, pooled, queue_length, seen
+from handful.terms._contrast import Head, choose_tap, features_of, follow, info_nce, perturbed, pooled, queue_length, seen, slow_copy
 
 DIVERSITY_RATE = 0.01                             # of the moving average, per step
 
@@ -72,7 +72,7 @@ class FakeContrast(Term):
         if self.weight:
             length = queue_length("fake_contrast", self.length, nets.facts)
             self.head = Head(nets.D.feature_info[self.tap].channels, length, self.hidden, self.width)
-            self.slow_d = SlowCopy.of(nets.D)
+            self.slow_d = slow_copy(nets.D)
 
     def train(self, mode: bool = True) -> FakeContrast:
         """The slow copy of D stays in evaluation mode."""
@@ -107,7 +107,7 @@ class FakeContrast(Term):
     def commit(self, side: Side, means: Mapping[str, Tensor], gathered: Mapping[str, Tensor], nets: Nets, images: int) -> None:
         self.head.follow(self.momentum)
         self.head.insert(gathered["key"])
-        SlowCopy.follow(self.slow_d, nets.D, self.momentum)
+        follow(self.slow_d, nets.D, self.momentum)
         if self.diversity_aware:
             spread = {kind: gathered[kind].var(0, correction=0).sum() for kind in ("real", "fake")}
             now = (spread["fake"] / spread["real"].clamp(min=1e-12)).clamp(1e-3, 1)

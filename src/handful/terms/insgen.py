@@ -11,11 +11,12 @@ Defaults are the released code's, which differs from the paper:
     temperature             2 (very probably a slip)                 0.2
     tap                     all but the last layer ("pre_logits")    the last feature map before the epilogue, averaged over space
     enqueue                 "key"                                    the fakes' queue stores "query": the slow head on D's own features of T G(z)
-    perturb                 "same" style mixing and noise            "fresh" ones for G(z + e); e ~ N(0, 0.15^2), the paper gives no number
+    perturb                 says no more than G(z + e) ("same")      "fresh" style mixing and noise; e ~ N(0, 0.15^2), no number in the paper
     slow head of the fakes  -                                        moves in G's step too
 
-Weights 1, 1, 0.1, momentum 0.999 and queues of 5 % of the images (twice that with flips) are in both; head: two layers, as wide as the features and
-128. The rate of the fakes' head is that of G's Adam, of the reals' head that of D's, each with its lazy correction (as released).
+Weights 1, 1, 0.1, momentum 0.999 and queues of 5 % of the images (the release: twice that with flips) are in both; of a batch larger than its queue
+the first keys are kept. The heads have two layers, as wide as the features and 128. The rate of the fakes' head is that of G's Adam, of the reals'
+head that of D's, each with its lazy correction (as released).
 
 mode="shared" (not published) takes the adversarial loss's own pass as the query, so that D runs no further time: each key costs a pass of D' alone.
 
@@ -36,10 +37,10 @@ from torch import Tensor
 from handful import catalog
 from handful.errors import UsageError, within
 from handful.seam import Context, Discriminator, Needs, Nets, Pass, Result, Side, Term, View
-from handful.terms._contrast import Head, Seen, SlowCopy, choose_tap, features_of, info_nce, perturbed, queue_length, seen
+from handful.terms._contrast import Head, Seen, choose_tap, features_of, follow, info_nce, perturbed, queue_length, seen, slow_copy
 
 
-class Insgen(Term):
+class InsGen(Term):
     """weight_real, weight_fake, weight_g: of the three losses; one of 0 leaves out all its work. mode: "released" or "shared". temperature; tap: a
     feature of D (None: its last map); perturb_std: of e; perturb, enqueue: above; queue_real, queue_fake: keys kept (None: the 5 % rule); momentum:
     of D' and the slow heads; hidden, width: units of the heads (hidden None: as many as the tap has channels).
@@ -79,12 +80,12 @@ class Insgen(Term):
             length = queue_length("insgen", self.lengths[kind], nets.facts, "queue_real" if kind == "real" else None)
             self.add_module(f"{kind}_head", Head(channels, length, self.hidden, self.width))
         if self.kinds:
-            self.slow_d = SlowCopy.of(nets.D)
+            self.slow_d = slow_copy(nets.D)
         if self.weights["real"] and isinstance(nets.augment, catalog.load("augment", "none")):
             self.notes.append("insgen: nothing is augmented, so the two views of a real image are the same and its task is easy; "
                               "an augmentation makes it one (--set augment=ada)")
 
-    def train(self, mode: bool = True) -> Insgen:
+    def train(self, mode: bool = True) -> InsGen:
         """The slow copy of D stays in evaluation mode."""
         super().train(mode)
         if self.slow_d is not None:
@@ -119,7 +120,7 @@ class Insgen(Term):
         for kind, keys in gathered.items():
             self.head(kind).insert(keys)
         if side == "d":
-            SlowCopy.follow(self.slow_d, nets.D, self.momentum)
+            follow(self.slow_d, nets.D, self.momentum)
 
     def head(self, kind: str) -> Head:
         return self.get_submodule(f"{kind}_head")
