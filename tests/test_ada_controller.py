@@ -81,6 +81,12 @@ def test_r_v_is_the_published_ratio():
     assert nets.p.item() == pytest.approx(0.5 + 512 / 500_000)
 
 
+def test_a_relativistic_loss_leaves_r_t_without_meaning_which_is_said():
+    said = {loss: [n for n in tiny_trainer(MIRROR, f"loss={loss}", "terms.ada_controller={}").notes if "says nothing of overfitting" in n]
+            for loss in ("relativistic", "hinge")}
+    assert said["relativistic"] and not said["hinge"]
+
+
 def test_a_word_is_said_when_p_stays_high():
     term = AdaController()
     said = [term.advice({"p": 0.9}) for _ in range(9)] + [term.advice({"p": 0.7})] + [term.advice({"p": 0.9}) for _ in range(12)]

@@ -107,6 +107,15 @@ def test_augment_keeps_shape_and_passes_gradients(name, shape):
 
 
 @names("augment")
+def test_augment_says_whether_it_is_the_identity(name):
+    x = torch.rand(5, 3, 32, 32)
+    aug = catalog.build("augment", Use(name))
+    assert torch.equal(aug.draw(x, Rng(3)).image, x) == aug.identity == (name in ("none", "apa"))
+    if "policy" in catalog.keywords(type(aug)):
+        assert catalog.build("augment", Use(name, policy="")).identity
+
+
+@names("augment")
 def test_augment_treats_images_apart_and_slices_like_the_whole(name):
     aug = catalog.build("augment", Use(name))
     x = torch.rand(8, 3, 16, 16)

@@ -266,3 +266,9 @@ def test_it_says_what_differs():
     assert not any("contrad" in n for n in whole.notes)
     parts = run_steps(trainer_of("train.micro_batch=4"), 1)                  # negatives of each alone
     assert any("contrad" in n and "computed per micro-batch" in n for n in parts.notes) and parts.take_log()["d/bad_grads"] == 0
+
+
+def test_views_that_are_the_same_are_refused():
+    for settings in (["augment=none"], ['augment={"use": "apa", "p": 0.5}'], ['augment={"use": "ada", "policy": ""}']):
+        with pytest.raises(HandfulError, match="without an augmentation they are the same"):
+            tiny_trainer("terms.contrad={}", *settings)

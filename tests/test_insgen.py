@@ -203,6 +203,7 @@ def test_the_same_views_through_the_same_networks_agree():
     log = t.take_log()
     assert log["d/insgen/cos_real"] == pytest.approx(1, abs=1e-5) and log["d/insgen/cos_fake"] < 0.9999
     assert any("nothing is augmented" in note for note in t.notes) and not trainer(augment={"use": "flip"}).notes
+    assert any("nothing is augmented" in note for note in trainer("augment.p=0.5", augment={"use": "apa"}).notes)      # fakes for reals, unaugmented
 
 
 def test_losses_are_weighted_means_with_their_own_weights():

@@ -221,10 +221,10 @@ def test_classes_are_learned_on_both_sides():
 
 def test_the_augmentation_rises_by_the_clock():
     """The published schedule as far as a configuration has it: p from 0 to its end over the burn-in, whatever D says, and no further."""
-    trainer = trainer_of("r3gan_cifar", "terms.ada_controller.kimg=0.032", "terms.ada_controller.max_p=0.7")
-    assert [run_steps(trainer, 4).nets.augment.p.item() for _ in range(2)] == pytest.approx([0.5, 0.7])       # 16 images, by 1 in 32
+    trainer = trainer_of("r3gan_cifar", "terms.ada_controller.length_kimg=0.024", "terms.ada_controller.target=0.6")
+    assert [run_steps(trainer, 4).nets.augment.p.item() for _ in range(2)] == pytest.approx([0.4, 0.6])       # 16 images of 24, then 32
     for recipe, p, halflife in (("r3gan_cifar", 0.55, 5000), ("r3gan_256", 0.3, 500)):
         published = trainer_of(recipe)
         term, average = published.terms["ada_controller"], published.config.ema
-        assert term.max_p == p and p * term.kimg == pytest.approx(20_000)
+        assert (term.statistic, term.target, term.length_kimg) == ("linear", p, 20_000)
         assert average.halflife_kimg == halflife == pytest.approx(20_000 * average.rampup)

@@ -238,7 +238,7 @@ def test_both_at_once_and_the_controller_refuses_to_choose():
     trainer = run_steps(tiny_trainer(*BOTH), 2)
     log = trainer.take_log()
     assert log["d/pa_gan/p"] == pytest.approx(0.3) and log["d/adaptive_dropout/p"] == pytest.approx(0.2) and log["d/pa_gan/bits"] == 5
-    with pytest.raises(HandfulError, match="2 places inside D have a strength"):
+    with pytest.raises(HandfulError, match="2 terms inside D have a strength p, and it moves one: keep one of them, or leave the term out"):
         tiny_trainer(*BOTH, use("ada_controller", of="d"))
 
 
@@ -425,3 +425,9 @@ if __name__ == "__main__":
     import sys
 
     work(Path(sys.argv[1]))
+
+
+@pytest.mark.parametrize("name", ["pa_gan", "adaptive_dropout"])
+def test_a_wrapper_goes_around_d_once(name):
+    with pytest.raises(HandfulError, match=f"terms.{name} and terms.again both want to be the wrapper that .*: leave one of them out"):
+        tiny_trainer(f"terms.{name}={{}}", f'terms.again={{"use": "{name}"}}')

@@ -258,13 +258,15 @@ class Facts:
     """What a term may want to know of the run when it is set up.
 
     count: training images (none of the held-out ones); flip: whether half of them are shown mirrored; batch: images of one D step over all
-    processes; micro_batch: how many of them pass D together, on one device: what there is of negatives in a batch.
+    processes; micro_batch: how many of them pass D together, on one device: what there is of negatives in a batch; paired: the loss compares
+    reals with fakes (relativistic), so that a constant in D is free and the sign of a logit says nothing.
     """
 
     count: int = 0
     flip: bool = False
     batch: int = 0
     micro_batch: int = 0
+    paired: bool = False
 
 
 class Nets(Protocol):
@@ -405,10 +407,12 @@ class Strength(Protocol):
 class Augment(nn.Module):
     """A differentiable, shape-preserving random map of images [B,C,H,W] in [-1,1]; every image has parameters of its own.
 
-    wants_fakes: True where `reals` shows generated images as reals; they are then made for it, of the reals' own classes.
+    wants_fakes: True where `reals` shows generated images as reals; they are then made for it, of the reals' own classes. identity: True where
+    `draw` gives the images themselves, so that two views of one are the same.
     """
 
     wants_fakes: ClassVar[bool] = False
+    identity: bool = False
 
     def draw(self, x: Tensor, rng: Rng, extra: Mapping[str, Tensor] | None = None) -> Augmented:
         """What the trainer calls: random only through rng. extra: further scales of the same images, augmented with draws of their own."""

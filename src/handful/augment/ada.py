@@ -75,6 +75,7 @@ class ADA(Augment):
         if len(imgfilter_bands) != 4 or not all(0 <= band <= 1 for band in imgfilter_bands):
             raise UsageError(f"ada imgfilter_bands={tuple(imgfilter_bands)}: give four numbers from 0 to 1")
         self.imgfilter_bands, self.impl = tuple(imgfilter_bands), impl
+        self.identity = not self.policy
         self.register_buffer("p", torch.tensor(float(p)))
 
     @property

@@ -43,6 +43,7 @@ class APA(Augment):
         super().__init__()
         within(0, 1, p=p)
         self.ada = catalog.build("augment", Use("ada", policy=policy, p=p))
+        self.identity = self.ada.identity
 
     @property
     def p(self) -> Tensor:

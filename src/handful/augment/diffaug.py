@@ -51,6 +51,7 @@ class DiffAugment(Augment):
             if not 0 <= ratio <= 1:
                 raise UsageError(f"diffaug {name}={ratio}: give a part of the side, 0 to 1")
         self.translation_ratio, self.cutout_ratio, self.impl = translation_ratio, cutout_ratio, impl
+        self.identity = not self.policy
 
     def extra_repr(self) -> str:
         return (f"{','.join(self.policy)!r}, translation_ratio={self.translation_ratio}, cutout_ratio={self.cutout_ratio}, "

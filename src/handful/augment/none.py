@@ -13,5 +13,7 @@ from handful.seam import Augment, Augmented
 class NoAugment(Augment):
     """The identity; draws nothing."""
 
+    identity = True
+
     def draw(self, x: Tensor, rng: Rng, extra: Mapping[str, Tensor] | None = None) -> Augmented:
         return Augmented(x, extra or {})

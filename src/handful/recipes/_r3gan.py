@@ -7,10 +7,9 @@ ADA's augmentation by the clock.
 The paper moves five things by a cosine over a burn-in of 20 million images, after which they stay: the learning rate from 2e-4 to
 5e-5, gamma to a tenth, Adam's second beta from 0.9 to 0.99, the half-life of the average of G from 0, and the augmentation's p from
 0. Deviations: the first three have their last values from the start, those of nine tenths of a run; the half-life and p rise
-linearly. p does so by the controller of ADA with a target that every r_t exceeds; with its own target it would go astray, since
-with this loss a constant in D is free and the sign of D(x) says nothing of overfitting.
+linearly. p knows the clock alone: with this loss a constant in D is free, and the sign of D(x) says nothing of overfitting.
 
-The FIDs were compared with the authors' model cards, CIFAR's batch and length with their answers to readers. The other numbers
+FFHQ's FIDs were compared with the authors' model cards, CIFAR's batch and length with their answers to readers. The other numbers
 (rates, gamma, half-lives, p, the burn-in, FFHQ's batch and length) stand here from memory of the paper's table of settings and were
 not compared with it.
 
@@ -26,7 +25,6 @@ from typing import Any
 from ._targets import Target, row_of
 
 BURN_IN_KIMG = 20_000
-ALWAYS = -2.0                                 # r_t is -1 or more: with this target p rises in every step
 
 
 def r3gan(resolution: int, *, kimg: float, batch: int, micro_batch: int, gamma: float, ema_kimg: float, p: float,
@@ -44,7 +42,7 @@ def r3gan(resolution: int, *, kimg: float, batch: int, micro_batch: int, gamma: 
         "terms": {
             "r1": {"use": "r1", "gamma": gamma, "at": "x_in"},
             "r2": {"use": "r2", "gamma": gamma, "at": "x_in"},
-            "ada_controller": {"use": "ada_controller", "target": ALWAYS, "kimg": BURN_IN_KIMG / p, "max_p": p},
+            "ada_controller": {"use": "ada_controller", "statistic": "linear", "target": p, "length_kimg": BURN_IN_KIMG},
         },
         "optim_g": adam,
         "optim_d": dict(adam),

@@ -63,8 +63,12 @@ class AdaController(Term):
             self.register_buffer(name, torch.zeros(()))    # sums since the last move: r_t's signs or logits, over how many batches and images
         self.register_buffer("iterations", torch.zeros((), dtype=torch.int64))
         self._high = 0
+        self.notes: list[str] = []
 
     def setup(self, nets: Nets) -> None:
+        if nets.facts.paired and self.statistic == "r_t":
+            self.notes.append("ada_controller: this loss leaves a constant in D free, so r_t, the sign of D's logits, says nothing of overfitting; "
+                              "take --set terms.ada_controller.statistic=r_v with images held out, or linear")
         strength = self._strength(nets)
         self.roles = frozenset({CONTROLS_AUGMENT if strength is nets.augment else CONTROLS_D})
         if self.start is not None:
@@ -75,9 +79,9 @@ class AdaController(Term):
             return nets.augment
         inside = [] if self.of == "augment" else [m for m in nets.D.modules() if _has_p(m)]
         if len(inside) != 1:
-            found = "nothing here has a strength p to move" if not inside else f"{len(inside)} places inside D have a strength p"
-            raise HandfulError(f"terms.ada_controller: {found}; take an augmentation that has one (--set augment=ada), or leave the term out "
-                               f"(--set terms.ada_controller=null)")
+            found = f"{len(inside)} terms inside D have a strength p, and it moves one: keep one of them" if inside else (
+                "nothing here has a strength p to move; take an augmentation that has one (--set augment=ada)")
+            raise HandfulError(f"terms.ada_controller: {found}, or leave the term out (--set terms.ada_controller=null)")
         return inside[0]
 
     def needs(self, side: Side) -> Needs | None:

@@ -36,6 +36,8 @@ class AdaptiveDropout(Term):
     strength below 0.
     """
 
+    roles = frozenset({"wrapper that drops out"})
+
     def __init__(self, p: float = 0.0) -> None:
         super().__init__()
         within(0, p=p)

@@ -34,7 +34,7 @@ class Consistency(Term):
         self.shift = catalog.build("augment", catalog.Use("diffaug", policy="translation", translation_ratio=0.125))
 
     def setup(self, nets: Nets) -> None:
-        if self.against == "plain" and isinstance(nets.augment, catalog.load("augment", "none")):
+        if self.against == "plain" and nets.augment.identity:
             raise HandfulError("terms.consistency.against=plain compares augmented images with plain ones, but nothing is augmented: take "
                                "against=shifted, or an augmentation (--set augment=diffaug)")
 

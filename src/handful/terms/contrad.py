@@ -72,7 +72,7 @@ class ContraD(Term):
         return _Contrastive(d, self.hidden, self.width)
 
     def setup(self, nets: Nets) -> None:
-        if isinstance(nets.augment, catalog.load("augment", "none")):
+        if nets.augment.identity:
             raise HandfulError("terms.contrad compares two views of an image, and without an augmentation they are the same: take one "
                                "(--set augment=simclr)")
         if nets.facts.micro_batch == 1:

@@ -34,7 +34,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from handful import catalog
 from handful.errors import UsageError, within
 from handful.seam import Context, Discriminator, Needs, Nets, Pass, Result, Side, Term, View
 from handful.terms._contrast import Head, Seen, choose_tap, features_of, follow, info_nce, perturbed, queue_length, seen, slow_copy
@@ -81,7 +80,7 @@ class InsGen(Term):
             self.add_module(f"{kind}_head", Head(channels, length, self.hidden, self.width))
         if self.kinds:
             self.slow_d = slow_copy(nets.D)
-        if self.weights["real"] and isinstance(nets.augment, catalog.load("augment", "none")):
+        if self.weights["real"] and nets.augment.identity:
             self.notes.append("insgen: nothing is augmented, so the two views of a real image are the same and its task is easy; "
                               "an augmentation makes it one (--set augment=ada)")
 

@@ -45,6 +45,8 @@ class PAGAN(Term):
     convolution in it, and where a further scale has no first layer of its own. Raises UsageError for numbers out of range.
     """
 
+    roles = frozenset({"wrapper that gives D bits"})
+
     def __init__(self, bits: int = 16, p: float = 0.0, fade: Fade = "released") -> None:
         super().__init__()
         within(1, bits=bits)

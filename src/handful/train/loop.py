@@ -47,6 +47,7 @@ class Trainer:
         largest = max(self.batch, self.g_batch)
         self.micro_batch = min(config.train.micro_batch or largest, largest // world)
         self.sampler = Sampler(len(self.dataset), derive(config.seed, "order"))
+        self.loss = catalog.build("losses", config.loss)
         bare = self._bare_networks()                      # first: a resolution that the architecture hasn't is its to refuse
         methods = self._methods()
         self.nets = self._networks(*bare, methods, precision, compile)
@@ -106,12 +107,13 @@ class Trainer:
         augment = catalog.build("augment", self.config.augment)
         G_ema = copy.deepcopy(G).eval().requires_grad_(False)
         labels = None if self.dataset.labels is None else self.dataset.labels.to(self.device)   # once: copying them in a step would stall it
-        facts = Facts(len(self.dataset), self.config.data.flip, self.batch, min(self.micro_batch, self.batch // self.world))
+        facts = Facts(len(self.dataset), self.config.data.flip, self.batch, min(self.micro_batch, self.batch // self.world),
+                      self.loss.paired)
         return LiveNets(G.to(self.device), D.to(self.device), G_ema.to(self.device), augment.to(self.device), precision=precision,
                         compile=compile, labels=labels, fake_labels=self.config.train.fake_labels, facts=facts)
 
     def _terms(self, methods: Mapping[str, Term | Wrapper]) -> dict[str, Term]:
-        out: dict[str, Term] = {ADVERSARIAL: Adversarial(catalog.build("losses", self.config.loss))}
+        out: dict[str, Term] = {ADVERSARIAL: Adversarial(self.loss)}
         for name, method in methods.items():
             if isinstance(method, Term):
                 torch.manual_seed(derive(self.config.seed, "init", name, "setup"))
