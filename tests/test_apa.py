@@ -121,6 +121,13 @@ def test_resume_and_accumulation(policy):
     assert torch.allclose(weights(parts), weights(straight), atol=1e-5)
 
 
+def test_another_batch_of_gs_step_mixes_alike_however_it_is_cut():
+    """G's step then shows other slots than D's has: fakes are made for D, and don't depend on the micro-batches."""
+    lines = ("train.g_batch=16", "train.order=gd", "augment.p=0.5")
+    whole, parts = (run_steps(tiny_trainer(*lines, *more, **USE), 3) for more in ([], ["train.micro_batch=4"]))
+    assert torch.allclose(weights(whole), weights(parts), atol=2e-6)
+
+
 def work(out: Path) -> None:
     """What each of two processes runs."""
     from handful.train import reduce

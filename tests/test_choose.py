@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from handful import config
+from handful import HandfulError, config
 from handful.data import Scan
-from handful.train.choose import ADA_KIMG, choose
+from handful.train.choose import ADA_KIMG, choose, estimate
+from handful.train.run import train
+from making import picture_folder, tiny_config
 
 
 @pytest.mark.parametrize("count, side, device, res, recipe, size", [
@@ -45,3 +47,22 @@ def test_an_estimate_needs_no_real_images(more):
     from making import tiny_config
 
     assert estimate(tiny_config(*more, "terms.r1.every=4", "terms.r1.own_step=true"), torch.device("cpu")).images_per_sec > 0
+
+
+def test_terms_are_told_of_the_runs_own_images_in_the_estimate():
+    """Not of the noise that stands for them: a queue may be as long as the data allows."""
+    whole = tiny_config("data.flip=true", "terms.insgen.queue_real=200", "augment=flip")
+    whole.data.count = 100
+    assert estimate(whole, torch.device("cpu")).notes == []
+    whole.data.count = 99
+    with pytest.raises(HandfulError, match="queue_real=200: there are only 198 training images, flips counted"):
+        estimate(whole, torch.device("cpu"))
+    whole.data.count = 0                                     # not known: a row of a table
+    assert estimate(whole, torch.device("cpu")).images_per_sec > 0
+
+
+def test_a_dry_run_says_what_the_run_would(tmp_path):
+    said = []
+    train(picture_folder(tmp_path / "photos", 40), "stylegan2_32_narrow", tmp_path / "run", 1, settings=["terms.ada_controller=null"], dry_run=True,
+          say=said.append)
+    assert any("augment=ada has strength p=0 and nothing moves it" in line for line in said)

@@ -253,7 +253,7 @@ def test_what_it_cannot_serve_is_refused_with_the_remedy():
         ContraD().wrap(catalog.build("arch", Use("fastgan", ndf=4), "Discriminator", resolution=64, channels=3, num_classes=0))
     with pytest.raises(HandfulError, match="list contrad before it"):
         ContraD().wrap(AdaptiveDropout().wrap(PAGAN().wrap(TinyD())))
-    with pytest.raises(HandfulError, match="both want to be the contrast of fakes"):
+    with pytest.raises(HandfulError, match="both want to be the method that contrasts fakes"):
         trainer_of(use("insgen", queue_real=8, queue_fake=8))
     for bad in ({"temperature": 0.0}, {"weight_fake": -1.0}, {"hidden": 0}):
         with pytest.raises(UsageError, match="or more"):
@@ -272,3 +272,11 @@ def test_views_that_are_the_same_are_refused():
     for settings in (["augment=none"], ['augment={"use": "apa", "p": 0.5}'], ['augment={"use": "ada", "policy": ""}']):
         with pytest.raises(HandfulError, match="without an augmentation they are the same"):
             tiny_trainer("terms.contrad={}", *settings)
+    with pytest.raises(HandfulError, match="train.augment_at leaves some pictures as they are"):
+        tiny_trainer("terms.contrad={}", "augment=simclr", 'train.augment_at=["real"]')
+    assert tiny_trainer("terms.contrad.weight_fake=0", "terms.fake_contrast={}", "augment=simclr").iteration == 0      # no fakes in it: both may be
+
+
+def test_all_refusals_are_said_at_once():
+    with pytest.raises(HandfulError, match="ada_controller: nothing here has a strength.*; and terms.contrad compares two views"):
+        tiny_trainer("terms.ada_controller={}", "terms.contrad={}")

@@ -443,7 +443,7 @@ def test_bad_settings_say_what_to_do():
             InsGen(**bad)
     with pytest.raises(UsageError, match="mode"):
         trainer("terms.insgen.mode=fast")
-    with pytest.raises(HandfulError, match="contrast of fakes"):
+    with pytest.raises(HandfulError, match="method that contrasts fakes"):
         trainer("terms.fake_contrast.use=fake_contrast")
     trainer("terms.fake_contrast.use=fake_contrast", "terms.insgen.weight_fake=0", "terms.insgen.weight_g=0")
 

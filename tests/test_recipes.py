@@ -107,9 +107,9 @@ def test_the_learning_rate_of_sngan_falls_to_nothing():
     from handful.train.optim import schedule
 
     parsed = configured("sngan_cifar", ())
-    adam = torch.optim.Adam([{"params": [torch.zeros(1)], "base_lr": parsed.optim_d.lr}])
+    adam = torch.optim.Adam([{"params": [torch.zeros(1)], "base_lr": parsed.optim_d.lr, "like": "d"}])
     for images, factor in ((0, 1), (8_000_000, 0.75), (32_000_000, 0)):
-        schedule(adam, parsed.optim_d, images, parsed)
+        schedule(adam, {"d": parsed.optim_d}, images, parsed)
         assert adam.param_groups[0]["lr"] == pytest.approx(2e-4 * factor)
 
 

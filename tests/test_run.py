@@ -160,6 +160,20 @@ def test_starting_from_another_model(done, photos, capsys):
     assert "its G has another shape" in capsys.readouterr().err
 
 
+def test_starting_inside_and_outside_of_what_terms_put_around_d(done, photos, capsys):
+    """What is copied of D at the start is copied of the trained one; a wrapper's own part starts anew, its strength too."""
+    bits = ("--set", "terms.pa_gan.p=0.3", "--set", "terms.insgen={}")
+    assert command("train", photos, "--out", "bits", "--kimg", "0.04", "--init-from", "run", *TINY, *bits, "--set", "terms.pa_gan.p=0.9") == 0
+    assert command("train", photos, "--out", "again", "--kimg", "0", "--init-from", "bits", *TINY, *bits) == 0
+    assert command("train", photos, "--out", "plain", "--kimg", "0", "--init-from", "bits", *TINY) == 0
+    bits, again, plain = tensors(Path("bits"), 40), tensors(Path("again"), 0), tensors(Path("plain"), 0)
+    inner = {k.removeprefix("inner."): v for k, v in bits["D"].items() if k.startswith("inner.")}
+    assert same(plain["D"], inner) and same({k.removeprefix("inner."): v for k, v in again["D"].items() if k.startswith("inner.")}, inner)
+    assert again["D"]["p"].item() == pytest.approx(0.3)
+    slow = {k.removeprefix("insgen.slow_d."): v for k, v in again["terms"].items() if k.startswith("insgen.slow_d.")}
+    assert same(slow, again["D"])
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_run_is_saved_and_goes_on_bit_for_bit(photos, monkeypatch, capsys, number):
     step, count = Trainer.step, []

@@ -456,10 +456,10 @@ def test_out_of_memory_halves_the_micro_batch_and_says_so():
 
 def test_schedules_are_functions_of_images_seen():
     config = tiny_config("optim_d.lr=1.0", "optim_d.warmup_kimg=2", "optim_d.decay_from_kimg=6", "train.kimg=10")
-    opt = torch.optim.Adam([{"params": [torch.zeros(1, requires_grad=True)], "base_lr": 1.0}])
+    opt = torch.optim.Adam([{"params": [torch.zeros(1, requires_grad=True)], "base_lr": 1.0, "like": "d"}])
     found = []
     for images in (0, 1000, 2000, 6000, 8000, 10000):
-        optim.schedule(opt, config.optim_d, images, config)
+        optim.schedule(opt, {"d": config.optim_d}, images, config)
         found.append(opt.param_groups[0]["lr"])
     assert found == pytest.approx([0, 0.5, 1, 1, 0.5, 0])
 
@@ -515,6 +515,9 @@ def test_a_head_may_train_with_the_other_sides_settings():
     settings = tiny_config("optim_d.lr=0.002", "optim_g.lr=0.0025", "optim_g.betas=[0,0.99]")
     net, head = optim.build("d", torch.nn.Linear(2, 2), terms_of(head=Head()), {"g": settings.optim_g, "d": settings.optim_d}, plan).param_groups
     assert net["lr"] == pytest.approx(0.002 * 16 / 17)
+    optim.schedule(both := torch.optim.Adam([net, head]), {"g": settings.optim_g, "d": tiny_config("optim_d.warmup_kimg=1").optim_d}, 0, settings)
+    assert [g["lr"] / g["base_lr"] for g in both.param_groups] == [0, 1]              # and with its schedule
+    head["lr"] = head["base_lr"]
     assert head["name"] == "head.head" and head["lr"] == pytest.approx(0.0025 * 0.8) and head["betas"][1] == pytest.approx(0.99 ** 0.8)
 
 

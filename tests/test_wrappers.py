@@ -431,3 +431,15 @@ if __name__ == "__main__":
 def test_a_wrapper_goes_around_d_once(name):
     with pytest.raises(HandfulError, match=f"terms.{name} and terms.again both want to be the wrapper that .*: leave one of them out"):
         tiny_trainer(f"terms.{name}={{}}", f'terms.again={{"use": "{name}"}}')
+
+
+@pytest.mark.parametrize("wrapper", [PAGAN(p=0.5), AdaptiveDropout(p=0.5)])
+def test_a_pass_that_fails_halfway_leaves_nothing_behind(wrapper):
+    D = wrapper.wrap(TinyD(resolution=16))
+    x, judge = torch.randn(4, 3, 16, 16), D.inner.dense.forward
+    expected = D.eval()(x[:2], rng=Rng(1)).logits
+    D.inner.dense.forward = lambda x: (_ for _ in ()).throw(torch.OutOfMemoryError("no more"))
+    with pytest.raises(torch.OutOfMemoryError):
+        D.train()(x, rng=Rng(1))
+    D.inner.dense.forward = judge
+    assert torch.equal(D.eval()(x[:2], rng=Rng(1)).logits, expected)

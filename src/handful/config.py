@@ -24,7 +24,7 @@ def _to_use(value: Any) -> Any:
             raise ValueError('must name a method: {"use": NAME, ...}')
         return Use(value["use"], **{k: v for k, v in value.items() if k != "use"})
     if not isinstance(value, str | Use):
-        raise ValueError('must name a method: {"use": NAME, ...}')
+        raise ValueError('must name a method: {"use": NAME, ...}, or {} for the one of that name')
     return Use(value) if isinstance(value, str) else value
 
 

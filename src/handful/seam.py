@@ -259,7 +259,8 @@ class Facts:
 
     count: training images (none of the held-out ones); flip: whether half of them are shown mirrored; batch: images of one D step over all
     processes; micro_batch: how many of them pass D together, on one device: what there is of negatives in a batch; paired: the loss compares
-    reals with fakes (relativistic), so that a constant in D is free and the sign of a logit says nothing.
+    reals with fakes (relativistic), so that a constant in D is free and the sign of a logit says nothing; augment_at: where the augmentation acts
+    ("real", "fake_d", "fake_g"; None: not known).
     """
 
     count: int = 0
@@ -267,6 +268,7 @@ class Facts:
     batch: int = 0
     micro_batch: int = 0
     paired: bool = False
+    augment_at: tuple[str, ...] | None = None
 
 
 class Nets(Protocol):

@@ -47,7 +47,7 @@ def command(kind: str | None, name: str | None, as_json: bool) -> None:
 
 
 def describe(kind: str, name: str) -> dict[str, Any]:
-    """{kind, name, doc, settings: {part: {setting: {type, default, required}}}, targets: a recipe's published figures}.
+    """{kind, name, doc, settings: {part: {setting: {type, default, required}}}, meaning: {part: what they are}, targets: a recipe's figures}.
 
     A part is "" where the method is one class or function.
     """
@@ -56,6 +56,7 @@ def describe(kind: str, name: str) -> dict[str, Any]:
     module = found if inspect.ismodule(found) else inspect.getmodule(found)
     return {"kind": kind, "name": name, "doc": inspect.getdoc(module) or "",
             "settings": {which: _settings(part) for which, part in parts.items()},
+            "meaning": {which: inspect.getdoc(part) or "" for which, part in parts.items()} if kind != "recipes" else {},
             "targets": [dataclasses.asdict(target) for target in getattr(module, "TARGETS", ())]}
 
 
@@ -80,6 +81,8 @@ def _page(found: dict[str, Any]) -> str:
         lines += ["", f"Settings of the {which.lower()}:" if which else "Settings:"]
         rows = [(k, s["type"], "required" if s["required"] else f"= {s['default']!r}") for k, s in settings.items()]
         lines += _aligned(rows, indent=2) or ["  none"]
+        if settings and found["meaning"].get(which):
+            lines += ["", *("  " + line if line else "" for line in found["meaning"][which].splitlines())]
     if found["targets"]:
         lines += ["", "Published:"]
         rows = [(t["table"], t["row"], t["data"], _figure(t), t["protocol"], " ".join(f"--set {s}" for s in t["settings"])) for t in found["targets"]]

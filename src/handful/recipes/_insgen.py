@@ -8,6 +8,8 @@ with mirroring: 200, 1000 and 7000 on FFHQ, 514, 472 and 472 on AFHQ.
 The paper leaves ADA's controller as it is. The release recommends a p that rises along a straight line below 5000 images, which the rows on 2K
 have; with pictures of your own it is --set terms.ada_controller.statistic=linear --set terms.ada_controller.length_kimg=K, K that of --kimg.
 
+ADA's 3.88 on all of FFHQ in table 1 is the paper on ADA's figure, 3.76 in table 3 the authors' own run.
+
 Settings of the figures that have curves but no numbers: 3a, the length of the fakes' queue: --set terms.insgen.queue_fake=N; 3b, extremely few
 images: --set data.max_images=N with N of 100, 250, 500, 1000.
 """

@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from handful.errors import HandfulError, UsageError, nearest
-from handful.rng import Rng, joined
-from handful.seam import Discriminator, Facts, FeatureInfo, Generated, Nets, Pass, Side
-
-Seen = tuple[Tensor, Tensor | None, Mapping[str, Tensor] | None]      # images, their classes, the further scales of fakes
+from handful.errors import HandfulError, UsageError
+from handful.nn.precision import no_autocast
+from handful.rng import Rng
+from handful.seam import Discriminator, Facts, FeatureInfo, Generated, Nets
+from handful.terms._views import Shown, vector
 
 
 def info_nce(query: Tensor, key: Tensor, queue: Tensor, temperature: float, log_weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -75,13 +75,8 @@ class Head(nn.Module):
 
 
 def _unit(mlp: nn.Module, features: Tensor) -> Tensor:
-    with torch.autocast(features.device.type, enabled=False):
-        return F.normalize(mlp(pooled(features)), dim=1)
-
-
-def pooled(features: Tensor) -> Tensor:
-    """[B,C,h,w] averaged over space, or [B,C]: fp32 [B,C]."""
-    return features.float().mean((2, 3)) if features.ndim == 4 else features.float()
+    with no_autocast(features):
+        return F.normalize(mlp(vector(features)), dim=1)
 
 
 def slow_copy(net: Discriminator) -> Discriminator:
@@ -100,28 +95,8 @@ def follow(slow: Discriminator, net: Discriminator, momentum: float) -> None:
         torch._foreach_copy_(buffers, list(net.buffers()))
 
 
-def features_of(nets: Nets, tap: str, views: Mapping[str, Seen], rng: Rng, net: Discriminator | None = None) -> dict[str, Tensor]:
-    """Features `tap` of further augmentations of images, by name: in one run of D (or `net`) where its images can't notice each other."""
-    rngs = {name: rng.fork(name) for name in views}
-    alone = len(views) == 1 or nets.D.has_batch_stats or any(extra for _, _, extra in views.values())
-    if alone:
-        return {name: nets.judge(x, c, rng=rngs[name], want=frozenset({tap}), extra=extra, net=net).features[tap]
-                for name, (x, c, extra) in views.items()}
-    x, c, _ = zip(*views.values())
-    both = nets.judge(torch.cat(x), None if c[0] is None else torch.cat(c), rng=joined(*rngs.values()), want=frozenset({tap}), net=net)
-    return dict(zip(views, both.features[tap].split([len(part) for part in x])))
-
-
-def seen(p: Pass, side: Side) -> Seen:
-    """The images of a shared pass before augmentation. In D's step no graph leads back from them."""
-    extra = p.generated.extra if p.generated else None
-    if side == "g":
-        return p.x, p.c, extra
-    return p.x.detach(), p.c, extra and {k: v.detach() for k, v in extra.items()}
-
-
 @torch.no_grad()
-def perturbed(nets: Nets, made: Generated, e: Tensor, rng: Rng, *, same: bool) -> Seen:
+def perturbed(nets: Nets, made: Generated, e: Tensor, rng: Rng, *, same: bool) -> Shown:
     """G(z + e) of the same classes; same: with the style mixing and noise of the images that were made of z, else with rng's."""
     other = nets.generate(made.z + e, made.c, rng=made.rng.again() if same else rng)
     return other.image, other.c, other.extra
@@ -131,7 +106,7 @@ def choose_tap(term: str, tap: str | None, info: Mapping[str, FeatureInfo]) -> s
     """`tap` if D has it; None: the smallest, last feature map ahead of "pre_logits" (of the large scale), else "pre_logits"."""
     if tap is not None:
         if tap not in info:
-            raise UsageError(f"terms.{term}.tap={tap}: this discriminator has no such feature{nearest(tap, info)} (it has {', '.join(info)})")
+            raise UsageError(f"terms.{term}.tap={tap}: this discriminator has no such feature; it has {', '.join(info)}")
         return tap
     maps = {k: v.resolution for k, v in info.items() if v.resolution and k != "pre_logits" and not k.startswith("small_")}
     return min(reversed(maps), key=maps.__getitem__) if maps else "pre_logits"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from handful.rng import Rng, joined
-from handful.seam import At, Context, Judged, Nets
+from handful.seam import At, Context, Discriminator, Judged, Nets
 
 Shown = tuple[Tensor, Tensor | None, Mapping[str, Tensor] | None]      # images, their classes, their further scales (None: made from the images)
 
@@ -25,15 +25,19 @@ def shown(ctx: Context, kind: str, at: At) -> Shown:
     return x, seen.c, extra
 
 
-def judged(ctx: Context, views: Mapping[str, Shown], rng: Rng, want: frozenset[str] = frozenset()) -> dict[str, Judged]:
-    """What D says of each of `views`, without augmentation: in one run, or in one each where it has batch statistics (which are then their own)."""
-    D, rngs = ctx.nets.D, {name: rng.fork(name) for name in views}
-    if len(views) == 1 or D.has_batch_stats:
-        return {name: ctx.nets.judge(x, c, rng=rngs[name], want=want, augment=False, extra=extra).judged for name, (x, c, extra) in views.items()}
+def judged(ctx: Context, views: Mapping[str, Shown], rng: Rng, want: frozenset[str] = frozenset(), *, augment: bool = False,
+           net: Discriminator | None = None) -> dict[str, Judged]:
+    """What D (or `net`) says of each of `views`, augmented anew or as they are: in one run, or in one each where it has batch statistics (which are
+    then their own) or further scales are to be augmented."""
+    D, rngs = net or ctx.nets.D, {name: rng.fork(name) for name in views}
+    if len(views) == 1 or D.has_batch_stats or (augment and any(extra for _, _, extra in views.values())):
+        return {name: ctx.nets.judge(x, c, rng=rngs[name], want=want, augment=augment, extra=extra, net=net).judged
+                for name, (x, c, extra) in views.items()}
     x, c, _ = zip(*views.values())
-    scales = [{k: (extra or {}).get(k, v) for k, v in D.extra_of(x).items()} for x, _, extra in views.values()]
-    all_ = ctx.nets.judge(torch.cat(x), None if c[0] is None else torch.cat(c), rng=joined(*rngs.values()), want=want, augment=False,
-                          extra={k: torch.cat([s[k] for s in scales]) for k in scales[0]}).judged
+    scales = [] if augment else [{k: (extra or {}).get(k, v) for k, v in D.extra_of(x).items()} for x, _, extra in views.values()]
+    together = {k: torch.cat([s[k] for s in scales]) for k in scales[0]} if scales else None
+    all_ = ctx.nets.judge(torch.cat(x), None if c[0] is None else torch.cat(c), rng=joined(*rngs.values()), want=want, augment=augment,
+                          extra=together, net=net).judged
     sizes = [len(part) for part in x]
     features = {name: value.split(sizes) for name, value in all_.features.items()}
     return {name: Judged(logits, {k: parts[i] for k, parts in features.items()})

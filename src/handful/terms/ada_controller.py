@@ -62,7 +62,7 @@ class AdaController(Term):
         for name in ("r", "real", "other", "fake", "batches", "images"):
             self.register_buffer(name, torch.zeros(()))    # sums since the last move: r_t's signs or logits, over how many batches and images
         self.register_buffer("iterations", torch.zeros((), dtype=torch.int64))
-        self._high = 0
+        self._high, self._high_p = 0, "augmented looks may leak into the pictures"
         self.notes: list[str] = []
 
     def setup(self, nets: Nets) -> None:
@@ -71,6 +71,8 @@ class AdaController(Term):
                               "take --set terms.ada_controller.statistic=r_v with images held out, or linear")
         strength = self._strength(nets)
         self.roles = frozenset({CONTROLS_AUGMENT if strength is nets.augment else CONTROLS_D})
+        if strength is nets.augment and nets.augment.identity:
+            self._high_p = "G's own pictures stand for most of the reals"            # APA
         if self.start is not None:
             strength.p.fill_(self.start)
 
@@ -80,6 +82,7 @@ class AdaController(Term):
         inside = [] if self.of == "augment" else [m for m in nets.D.modules() if _has_p(m)]
         if len(inside) != 1:
             found = f"{len(inside)} terms inside D have a strength p, and it moves one: keep one of them" if inside else (
+                "no term puts a strength p into D; take one that does (--set terms.pa_gan={}), or leave `of` out" if self.of == "d" else
                 "nothing here has a strength p to move; take an augmentation that has one (--set augment=ada)")
             raise HandfulError(f"terms.ada_controller: {found}, or leave the term out (--set terms.ada_controller=null)")
         return inside[0]
@@ -128,7 +131,7 @@ class AdaController(Term):
         self._high = self._high + 1 if logged.get("p", 0.0) > LEAKS_FROM and self.length_kimg is None else 0
         if self._high != PATIENCE or CONTROLS_D in self.roles:          # what is inside D doesn't show in the pictures
             return None
-        return (f"the augmentation's p has stayed above {LEAKS_FROM} ({logged['p']:.2f}): augmented looks may leak into the pictures, and D still "
+        return (f"the augmentation's p has stayed above {LEAKS_FROM} ({logged['p']:.2f}): {self._high_p}, and D still "
                 f"overfits; more images or a smaller discriminator help, --set terms.ada_controller.max_p={LEAKS_FROM} prevents it")
 
 

@@ -79,6 +79,8 @@ class _Dropping(Wrapped):
     def forward(self, image: Tensor, c: Tensor | None = None, extra: dict[str, Tensor] | None = None, want: frozenset[str] = frozenset(), *,
                 rng: Rng | None = None) -> Judged:
         rng = ambient(image.device) if rng is None else rng
+        for place in self.places:                         # whatever a pass that failed halfway has left
+            place.value = None
         if not self.training:
             return self.judge(image, c, extra, want, rng)
         noise = (self.p * rng.randn(len(image), sum(self.widths))).exp()                                  # [B, channels of all layers]

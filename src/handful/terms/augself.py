@@ -61,6 +61,9 @@ class AugSelf(Term):
         if not params:
             raise HandfulError("terms.augself predicts what the augmentation draws for each picture, and this one draws nothing: take another "
                                "(--set augment=diffaug), or leave the term out")
+        if nets.facts.augment_at is not None and len(nets.facts.augment_at) < 3:
+            raise HandfulError("terms.augself predicts what the augmentation draws, but train.augment_at leaves some pictures as they are: "
+                               "take it back, or leave the term out")
         channels, parts = nets.D.feature_info["pre_logits"].channels, targets(params, nets.augment, x.shape[2:]).shape[1]
         sizes = [channels, *[self.hidden] * bool(self.hidden), parts]
         layers = [nn.Linear(a, b) for a, b in zip(sizes, sizes[1:])]
@@ -86,11 +89,7 @@ class AugSelf(Term):
             return self.head(vector(augmented) - vector(plain))
 
     def _targets(self, seen: Pass, augment: Augment) -> Tensor:
-        params = _own(seen.aug.params)
-        if not params:
-            raise HandfulError("terms.augself predicts what the augmentation draws, but train.augment_at leaves some pictures as they are: "
-                               "take it back, or leave the term out")
-        return targets(params, augment, seen.x.shape[2:])
+        return targets(_own(seen.aug.params), augment, seen.x.shape[2:])
 
 
 def error(predicted: Tensor, target: Tensor) -> Tensor:
@@ -114,7 +113,8 @@ def _own(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _translation(v: Tensor, augment: Augment, side: tuple[int, int]) -> Tensor:
-    return torch.stack([v[:, i] / max(1, int(n * augment.translation_ratio + 0.5)) for i, n in enumerate(side)], 1)
+    most = getattr(augment, "translation_ratio", None)                              # somebody's own may call its own so
+    return v if most is None else torch.stack([v[:, i] / max(1, int(n * most + 0.5)) for i, n in enumerate(side)], 1)
 
 
 def _centre(v: Tensor, augment: Augment, side: tuple[int, int]) -> Tensor:

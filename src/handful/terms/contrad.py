@@ -49,7 +49,6 @@ class ContraD(Term):
     """
 
     exact_under_accumulation = False
-    roles = frozenset({"contrast of reals", "contrast of fakes"})
 
     def __init__(self, weight_fake: float = 1.0, temperature: float = 0.1, hidden: int = 512, width: int = 128) -> None:
         super().__init__()
@@ -57,6 +56,7 @@ class ContraD(Term):
         within(1e-6, temperature=temperature)
         within(1, hidden=hidden, width=width)
         self.weight_fake, self.temperature, self.hidden, self.width = weight_fake, temperature, hidden, width
+        self.roles = frozenset({"method that contrasts reals", *(["method that contrasts fakes"] if weight_fake else [])})
         self.notes: list[str] = []
 
     def wrap(self, d: Discriminator) -> Discriminator:
@@ -75,6 +75,9 @@ class ContraD(Term):
         if nets.augment.identity:
             raise HandfulError("terms.contrad compares two views of an image, and without an augmentation they are the same: take one "
                                "(--set augment=simclr)")
+        if nets.facts.augment_at is not None and not {"real", "fake_d"} <= set(nets.facts.augment_at):
+            raise HandfulError("terms.contrad compares augmented views, but train.augment_at leaves some pictures as they are: take it back, or "
+                               "leave the term out (--set terms.contrad=null)")
         if nets.facts.micro_batch == 1:
             raise HandfulError("terms.contrad compares the images of a micro-batch, and there is one in each: give train.batch and train.micro_batch "
                                "2 or more images for each process")

@@ -33,7 +33,8 @@ from torch import Tensor
 
 from handful.errors import within
 from handful.seam import Context, Discriminator, Needs, Nets, Result, Side, Term, View
-from handful.terms._contrast import Head, choose_tap, features_of, follow, info_nce, perturbed, pooled, queue_length, seen, slow_copy
+from handful.terms._contrast import Head, choose_tap, follow, info_nce, perturbed, queue_length, slow_copy
+from handful.terms._views import Shown, judged, shown, vector
 
 DIVERSITY_RATE = 0.01                             # of the moving average, per step
 
@@ -47,7 +48,6 @@ class FakeContrast(Term):
     numbers out of range and a tap that D hasn't.
     """
 
-    roles = frozenset({"contrast of fakes"})
     diversity: Tensor
 
     def __init__(self, weight: float = 1.0, query: Literal["own", "shared"] = "own", temperature: float = 0.2, tap: str | None = None,
@@ -64,6 +64,7 @@ class FakeContrast(Term):
         self.diversity_aware, self.forget, self.length = diversity_aware, forget, queue
         self.momentum, self.hidden, self.width = momentum, hidden, width
         self.optim = {"head": ("d", "g")} if weight else {}
+        self.roles = frozenset({"method that contrasts fakes"} if weight else ())
         self.slow_d: Discriminator | None = None
         self.register_buffer("diversity", torch.zeros(()))                        # 0: not measured yet
 
@@ -93,14 +94,14 @@ class FakeContrast(Term):
         if self.query == "shared":
             query = ctx.fake.features[self.tap]
         else:
-            query = features_of(ctx.nets, self.tap, {"fake": seen(ctx.fake, "d")}, ctx.rng.fork("query"))["fake"]
+            query = self._features(ctx, shown(ctx, "fake", "x"), "query")
         other = perturbed(ctx.nets, made, self._step(made.z, ctx), ctx.rng.fork("perturbed"), same=self.perturb == "same")
         with torch.no_grad():
-            key = self.head.embed_slowly(features_of(ctx.nets, self.tap, {"fake": other}, ctx.rng.fork("key"), self.slow_d)["fake"])
+            key = self.head.embed_slowly(self._features(ctx, other, "key", self.slow_d))
         each, cosine = info_nce(self.head.embed(query), key, self.head.queue, self.temperature, self._counting(ctx.batch))       # [B], [B]
         gather = {"key": key}
         if self.diversity_aware:
-            gather |= {kind: pooled(p.features[self.tap].detach()) for kind, p in (("real", ctx.real), ("fake", ctx.fake))}
+            gather |= {kind: vector(p.features[self.tap].detach()) for kind, p in (("real", ctx.real), ("fake", ctx.fake))}
         stats = {"cl_fake": each.detach(), "cos_fake": cosine.detach(), "diversity": self.diversity.repeat(len(each))}
         return Result(self.weight * each.mean(), stats if self.diversity_aware else {k: v for k, v in stats.items() if k != "diversity"}, gather)
 
@@ -112,6 +113,10 @@ class FakeContrast(Term):
             spread = {kind: gathered[kind].var(0, correction=0).sum() for kind in ("real", "fake")}
             now = (spread["fake"] / spread["real"].clamp(min=1e-12)).clamp(1e-3, 1)
             self.diversity.copy_(torch.where(self.diversity > 0, self.diversity.lerp(now, DIVERSITY_RATE), now))
+
+    def _features(self, ctx: Context, view: Shown, purpose: str, net: Discriminator | None = None) -> Tensor:
+        """Of a further augmentation of the images."""
+        return judged(ctx, {"fake": view}, ctx.rng.fork(purpose), frozenset({self.tap}), augment=True, net=net)["fake"].features[self.tap]
 
     def _step(self, z: Tensor, ctx: Context) -> Tensor:
         """e, [B,z_dim]."""

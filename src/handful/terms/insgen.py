@@ -36,7 +36,8 @@ from torch import Tensor
 
 from handful.errors import UsageError, within
 from handful.seam import Context, Discriminator, Needs, Nets, Pass, Result, Side, Term, View
-from handful.terms._contrast import Head, Seen, choose_tap, features_of, follow, info_nce, perturbed, queue_length, seen, slow_copy
+from handful.terms._contrast import Head, choose_tap, follow, info_nce, perturbed, queue_length, slow_copy
+from handful.terms._views import Shown, judged, shown
 
 
 class InsGen(Term):
@@ -67,7 +68,7 @@ class InsGen(Term):
         self.lengths = {"real": queue_real, "fake": queue_fake}
         self.momentum, self.hidden, self.width = momentum, hidden, width
         self.kinds = tuple(kind for kind, weight in self.weights.items() if weight)
-        self.roles = frozenset(f"contrast of {kind}s" for kind in self.kinds)
+        self.roles = frozenset(f"method that contrasts {kind}s" for kind in self.kinds)
         self.optim = {f"{kind}_head": ("d", "g" if kind == "fake" else None) for kind in self.kinds}
         self.notes: list[str] = []
         self.slow_d = None
@@ -82,7 +83,7 @@ class InsGen(Term):
             self.slow_d = slow_copy(nets.D)
         if self.weights["real"] and nets.augment.identity:
             self.notes.append("insgen: nothing is augmented, so the two views of a real image are the same and its task is easy; "
-                              "an augmentation makes it one (--set augment=ada)")
+                              "an augmentation makes it one (--set augment=diffaug)")
 
     def train(self, mode: bool = True) -> InsGen:
         """The slow copy of D stays in evaluation mode."""
@@ -100,8 +101,8 @@ class InsGen(Term):
         passes = {kind: getattr(ctx, kind) for kind in self._kinds(ctx.side)}
         queries = self._queries(ctx, passes)
         with torch.no_grad():
-            shown = {kind: self._perturbed(ctx) if kind == "fake" and ctx.side == "d" else seen(p, ctx.side) for kind, p in passes.items()}
-            keys = features_of(ctx.nets, self.tap, shown, ctx.rng.fork("key"), self.slow_d)
+            views = {kind: self._perturbed(ctx) if kind == "fake" and ctx.side == "d" else shown(ctx, kind, "x") for kind in passes}
+            keys = self._features(ctx, views, "key", self.slow_d)
         loss, stats, gather = torch.zeros((), device=ctx.rng.device), {}, {}
         for kind in passes:
             head, name = self.head(kind), "g" if ctx.side == "g" else kind
@@ -130,12 +131,17 @@ class InsGen(Term):
     def _queries(self, ctx: Context, passes: Mapping[str, Pass]) -> dict[str, Tensor]:
         if self.mode == "shared":
             return {kind: p.features[self.tap] for kind, p in passes.items()}
-        return features_of(ctx.nets, self.tap, {kind: seen(p, ctx.side) for kind, p in passes.items()}, ctx.rng.fork("query"))
+        return self._features(ctx, {kind: shown(ctx, kind, "x") for kind in passes}, "query")
 
-    def _perturbed(self, ctx: Context) -> Seen:
+    def _features(self, ctx: Context, views: Mapping[str, Shown], purpose: str, net: Discriminator | None = None) -> dict[str, Tensor]:
+        """Of further augmentations of the images."""
+        found = judged(ctx, views, ctx.rng.fork(purpose), frozenset({self.tap}), augment=True, net=net)
+        return {kind: j.features[self.tap] for kind, j in found.items()}
+
+    def _perturbed(self, ctx: Context) -> Shown:
         """G(z + e); with the same noise and e = 0 these are the images at hand."""
         same, made = self.perturb == "same", ctx.fake.generated
         if same and not self.perturb_std:
-            return seen(ctx.fake, "d")
+            return shown(ctx, "fake", "x")
         e = self.perturb_std * ctx.rng.fork("perturbation").randn(*made.z.shape)
         return perturbed(ctx.nets, made, e, ctx.rng.fork("perturbed"), same=same)

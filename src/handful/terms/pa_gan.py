@@ -87,6 +87,8 @@ class _WithBits(Wrapped):
     def forward(self, image: Tensor, c: Tensor | None = None, extra: dict[str, Tensor] | None = None, want: frozenset[str] = frozenset(), *,
                 rng: Rng | None = None) -> Judged:
         rng = ambient(image.device) if rng is None else rng
+        for place in self.places:                         # whatever a pass that failed halfway has left
+            place.value = None
         if not self.training:
             return self.judge(image, c, extra, want, rng)
         bits = (rng.rand(len(image), self.bits) < self.chances()).to(self.maps[0].dtype)                  # [B,bits]

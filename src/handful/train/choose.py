@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -166,12 +166,13 @@ def data_budget(device: torch.device) -> int:
 
 @dataclass(frozen=True)
 class Estimate:
-    """images_per_sec and memory_gb from real steps on made-up images of the run's shape; sec: of the whole run."""
+    """images_per_sec and memory_gb from real steps on made-up images of the run's shape; sec: of the whole run; notes: what the run will say."""
 
     images_per_sec: float
     memory_gb: float
     sec: float
     line: str
+    notes: list[str] = field(default_factory=list)
 
 
 def estimate(config: Config, device: torch.device, rank: int = 0, world: int = 1) -> Estimate:
@@ -193,7 +194,7 @@ def estimate(config: Config, device: torch.device, rank: int = 0, world: int = 1
     small.data.groups, small.data.holdout = None, 0.5 if d.holdout else 0.0       # the noise stands for both parts
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    trainer = Trainer(small, noise, device, rank=rank, world=world, precision=precision(t.precision, device))
+    trainer = Trainer(small, noise, device, rank=rank, world=world, precision=precision(t.precision, device), count=d.count)
     if isinstance(strength := trainer.nets.augment, Strength) and "ada_controller" in config.terms:
         strength.p.fill_(0.3)                             # neither none of it, which costs nothing, nor all
     _wait(device)
@@ -221,7 +222,7 @@ def estimate(config: Config, device: torch.device, rank: int = 0, world: int = 1
     per_sec = f"{speed:.0f}" if speed >= 100 else f"{speed:.3g}"
     line = (f"{t.kimg:g} kimg at about {per_sec} images/s on {machine(device)}{f' x {world}' if world > 1 else ''} in "
             f"{precision(t.precision, device)}: {duration(sec)}, {memory:.1f} GB of memory{note}")
-    return Estimate(speed, memory, sec, line)
+    return Estimate(speed, memory, sec, line, trainer.notes)
 
 
 def _wait(device: torch.device) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -29,16 +29,20 @@ FP16_LOSS_SCALE = 1024.0
 class Trainer:
     """Networks, terms, optimisers, and the iteration that moves them.
 
-    config: resolved settings; dataset: the images; device, rank, world: where this process stands. After `step()`, `images_seen` counts the
+    config: resolved settings; dataset: the images; device, rank, world: where this process stands; count: how many training images the terms are
+    told of, where `dataset` stands in for others (0: not known; None: its own); start: fills G and D with trained weights, before anything is put
+    around them and before terms copy them. After `step()`, `images_seen` counts the
     real images shown to D, and `take_log()` gives the means since the last call.
     """
 
     def __init__(self, config: Config, dataset: Dataset, device: torch.device, *, rank: int = 0, world: int = 1,
-                 precision: str = "fp32", compile: bool = False) -> None:
+                 precision: str = "fp32", compile: bool = False, count: int | None = None,
+                 start: Callable[[Generator, Discriminator], None] | None = None) -> None:
         self.config, self.device, self.rank, self.world = config, device, rank, world
         if config.data.holdout and config.data.groups is not None and dataset.groups is None:
             raise HandfulError("data.groups is set, but this Dataset has no groups: load it with data.load(..., groups=...)")
         self.dataset, self.heldout = dataset.split(config.data.holdout, derive(config.seed, "holdout"))
+        self.count = len(self.dataset) if count is None else count
         self.batch = config.train.batch
         self.g_batch = config.train.g_batch or self.batch
         for name, batch in (("train.batch", self.batch), ("train.g_batch", self.g_batch)):
@@ -49,6 +53,8 @@ class Trainer:
         self.sampler = Sampler(len(self.dataset), derive(config.seed, "order"))
         self.loss = catalog.build("losses", config.loss)
         bare = self._bare_networks()                      # first: a resolution that the architecture hasn't is its to refuse
+        if start is not None:
+            start(*bare)
         methods = self._methods()
         self.nets = self._networks(*bare, methods, precision, compile)
         self.terms = nn.ModuleDict(self._terms(methods))
@@ -107,28 +113,33 @@ class Trainer:
         augment = catalog.build("augment", self.config.augment)
         G_ema = copy.deepcopy(G).eval().requires_grad_(False)
         labels = None if self.dataset.labels is None else self.dataset.labels.to(self.device)   # once: copying them in a step would stall it
-        facts = Facts(len(self.dataset), self.config.data.flip, self.batch, min(self.micro_batch, self.batch // self.world),
-                      self.loss.paired)
+        facts = Facts(self.count, self.config.data.flip, self.batch, min(self.micro_batch, self.batch // self.world),
+                      self.loss.paired, tuple(self.config.train.augment_at))
         return LiveNets(G.to(self.device), D.to(self.device), G_ema.to(self.device), augment.to(self.device), precision=precision,
                         compile=compile, labels=labels, fake_labels=self.config.train.fake_labels, facts=facts)
 
     def _terms(self, methods: Mapping[str, Term | Wrapper]) -> dict[str, Term]:
         out: dict[str, Term] = {ADVERSARIAL: Adversarial(self.loss)}
+        refused: list[HandfulError] = []                  # all that stands in the way, at once
+        claimed: dict[str, str] = {}
         for name, method in methods.items():
-            if isinstance(method, Term):
-                torch.manual_seed(derive(self.config.seed, "init", name, "setup"))
+            if not isinstance(method, Term):
+                continue
+            torch.manual_seed(derive(self.config.seed, "init", name, "setup"))
+            try:
                 method.setup(self.nets)
                 out[name] = method.to(self.device)
+            except HandfulError as error:
+                refused.append(error)
+            if shared := sorted(r for r in method.roles if r in claimed):
+                refused.append(HandfulError(f"terms.{claimed[shared[0]]} and terms.{name} both want to be the {' and the '.join(shared)}: leave "
+                                            f"one of them out (--set terms.{name}=null)"))
+            claimed |= dict.fromkeys(method.roles, name)
+        if refused:
+            raise refused[0] if len(refused) == 1 else HandfulError("; and ".join(map(str, refused)))
         return out
 
     def _check(self) -> None:
-        claimed: dict[str, str] = {}
-        for name, term in self.terms.items():
-            for role in sorted(term.roles):
-                if role in claimed:
-                    raise HandfulError(f"terms.{claimed[role]} and terms.{name} both want to be the {role}: leave one of them out "
-                                       f"(--set terms.{name}=null)")
-                claimed[role] = name
         for phase in self.plan:
             need = union(self.terms, phase.names, phase.side)
             if need.heldout.pixel_grad:
@@ -147,12 +158,12 @@ class Trainer:
         """What has a strength of 0 that nothing will move: it would do nothing, silently."""
         roles = {role for term in self.terms.values() for role in term.roles}
         idle = []
-        for role, where, parts in ((CONTROLS_AUGMENT, f"augment={self.config.augment.name}", [self.nets.augment]),
-                                   (CONTROLS_D, "what the terms put into D", list(self.nets.D.modules()))):
+        for role, where, controller, parts in (
+                (CONTROLS_AUGMENT, f"augment={self.config.augment.name}", "terms.ada_controller={}", [self.nets.augment]),
+                (CONTROLS_D, "what the terms put into D", 'terms.inside={"use": "ada_controller", "of": "d"}', self.nets.D.modules())):
             strengths = [float(m.p) for m in parts if isinstance(getattr(m, "p", None), Tensor)]
             if 0.0 in strengths and role not in roles:
-                idle.append(f"{where} has strength p=0 and nothing moves it, so it does nothing; give it a p, or a controller "
-                            f"(--set terms.ada_controller={{}})")
+                idle.append(f"{where} has strength p=0 and nothing moves it, so it does nothing; give it a p, or a controller (--set '{controller}')")
         return idle
 
     def _say_what_accumulation_changes(self) -> None:
@@ -201,8 +212,7 @@ class Trainer:
         parameters = [p for g in optimiser.param_groups for p in g["params"]]
         reduce.gradients(parameters, sums, self.world)
         norm, bad = optim.guard(optimiser, self.scale if phase.main else 1.0)
-        settings = self.config.optim_g if phase.side == "g" else self.config.optim_d
-        optim.schedule(optimiser, settings, at, self.config)
+        optim.schedule(optimiser, {"g": self.config.optim_g, "d": self.config.optim_d}, at, self.config)
         optimiser.step()
         awaited = phase.side == "d" and self._keeps_graph      # G's graph is still to go back through, with the buffers that it saved
         reduce.buffers((self.nets.D,) if awaited else (self.nets.G, self.nets.D), self.world)

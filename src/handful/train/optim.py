@@ -14,13 +14,13 @@ from .plan import Phase, lazy_correction
 
 def build(side: Side, net: nn.Module, terms: Mapping[str, Term], settings: Mapping[Side, Optim], plan: list[Phase]) -> torch.optim.Adam:
     """One Adam: the network's parameters, then those of the terms that train on this side, each with its own settings where it has some."""
-    groups = [_group("net", [p for p in net.parameters() if p.requires_grad], settings[side], lazy_correction(plan, side))]
+    groups = [_group("net", [p for p in net.parameters() if p.requires_grad], settings[side], lazy_correction(plan, side), side)]
     for name, term in terms.items():
         for part, (where, own, wanted) in _own_parameters(term).items():
             if where == side and own:
                 like = wanted if isinstance(wanted, str) else side
                 use = settings[like] if wanted is None or isinstance(wanted, str) else wanted
-                groups.append(_group(f"{name}.{part}" if part else name, own, use, lazy_correction(plan, like)))
+                groups.append(_group(f"{name}.{part}" if part else name, own, use, lazy_correction(plan, like), like))
     return torch.optim.Adam(groups, fused=_fused(groups))
 
 
@@ -33,9 +33,9 @@ def _own_parameters(term: Term) -> dict[str, tuple[Side, list[nn.Parameter], Opt
     return {"": ("d" if term.needs("d") is not None else "g", rest, None), **out}
 
 
-def _group(name: str, parameters: Iterable[nn.Parameter], o: Optim | OptimConfig, c: float) -> dict:
+def _group(name: str, parameters: Iterable[nn.Parameter], o: Optim | OptimConfig, c: float, like: Side) -> dict:
     lr = o.lr * c
-    return {"name": name, "params": list(parameters), "lr": lr, "base_lr": lr, "betas": (o.betas[0] ** c, o.betas[1] ** c), "eps": o.eps}
+    return {"name": name, "like": like, "params": list(parameters), "lr": lr, "base_lr": lr, "betas": (o.betas[0] ** c, o.betas[1] ** c), "eps": o.eps}
 
 
 def _fused(groups: list[dict]) -> bool:
@@ -43,16 +43,18 @@ def _fused(groups: list[dict]) -> bool:
     return devices <= {"cpu", "cuda", "mps"} and all(p.is_floating_point() for g in groups for p in g["params"])
 
 
-def schedule(optimiser: torch.optim.Optimizer, settings: Optim, images_seen: int, config: Config) -> None:
-    """Sets the learning rate for this moment: linear warm-up, linear decay to zero. A function of images seen, so nothing is carried."""
-    if not settings.warmup_kimg and settings.decay_from_kimg is None:
-        return
-    kimg = images_seen / 1000
+def schedule(optimiser: torch.optim.Optimizer, settings: Mapping[Side, Optim], images_seen: int, config: Config) -> None:
+    """Sets the learning rates for this moment: linear warm-up, linear decay to zero, of the side whose settings a group has. A function of images
+    seen, so nothing is carried."""
+    for group in optimiser.param_groups:
+        group["lr"] = group["base_lr"] * _factor(settings[group["like"]], images_seen / 1000, config.train.kimg)
+
+
+def _factor(settings: Optim, kimg: float, whole: float) -> float:
     factor = min(1.0, kimg / settings.warmup_kimg) if settings.warmup_kimg else 1.0
     if settings.decay_from_kimg is not None and kimg > settings.decay_from_kimg:
-        factor *= max(0.0, (config.train.kimg - kimg) / max(config.train.kimg - settings.decay_from_kimg, 1e-9))
-    for group in optimiser.param_groups:
-        group["lr"] = group["base_lr"] * factor
+        factor *= max(0.0, (whole - kimg) / max(whole - settings.decay_from_kimg, 1e-9))
+    return factor
 
 
 @torch.no_grad()

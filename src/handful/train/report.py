@@ -24,12 +24,13 @@ _MAIN = {
     "D's logits": {"d/logits_real": "reals", "d/heldout_logits/logits": "held-out reals", "d/logits_fake": "fakes, D's step",
                    "g/logits_fake": "fakes, G's step"},
     "Overfitting of D: 0 none, 1 complete": {"d/r_t": "r_t, mean sign on reals", "d/r_v": "r_v, by held-out reals"},
-    "Adaptive augmentation": {"d/ada_controller/p": "p", "d/ada_controller/r": "r, the overfitting heuristic"},
+    "Adaptive strength": {"d/ada_controller/p": "p", "d/ada_controller/r": "r, the overfitting heuristic"},
     "Losses": {"d/loss": "D", "g/loss": "G"},
     "Gradient norms": {"d/grad_norm": "D", "g/grad_norm": "G"},
     "Images per second": {"images_per_sec": "images/s"},
     "Memory, GB": {"memory_gb": "GB"},
 }
+_OF = {"real": "reals", "fake": "fakes", "heldout": "held-out reals", "g": "fakes, G's step"}        # how a term's values of one sort end
 _NO_CURVE = {"images", "step", "sec", "note", "machine"}
 _ELSEWHERE = {"format", "handful", "recipe", "notes", "data.path", "data.count", "data.class_names", "data.fingerprint"}
 _METHODS = {"g": ("arch", "Generator"), "d": ("arch", "Discriminator"), "augment": ("augment", ""), "loss": ("losses", "")}
@@ -125,13 +126,17 @@ def main_charts(log: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def other_charts(log: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Every other key of the log: D's and G's value of the same thing in one chart, in the order of the titles."""
+    """Every other key of the log, in the order of the titles: D's and G's value of the same thing in one chart, and a term's values of reals, fakes
+    and G's step (cl_real, cl_fake, cl_g) in one."""
     known = _NO_CURVE.union(*_MAIN.values())
     known |= {k for k in ("d/bad_grads", "g/bad_grads") if not any(line.get(k) for line in log)}
     titles: dict[str, dict[str, str]] = {}
     for key in sorted({k for line in log for k in line} - known):
         side, _, rest = key.partition("/")
         title, label = (rest, side.upper()) if side in ("d", "g") and rest else (key, key)
+        stem, _, of = rest.rpartition("_")
+        if "/" in stem and of in _OF:
+            title, label = stem, _OF[of]
         if key in ("lr_d", "lr_g"):
             title, label = "Learning rates", key[-1].upper()
         title = {"bad_grads": "Non-finite gradients"}.get(title, title.replace("loss_", "loss of ").replace("/", ": "))

@@ -20,6 +20,7 @@ from ..errors import HandfulError, UsageError
 from ..files import in_shell, load_checkpoint, write_text
 from ..infer.model import Model, load, pick_device
 from ..ops.memory import keep_freed_memory
+from ..seam import Discriminator, Generator
 from . import checkpoint, choose, evaluation, reduce
 from . import log as log_module
 from .fit import fit, to_images
@@ -118,7 +119,10 @@ def _start(lines: list[str], recipe: str, out: str | os.PathLike | None, device_
         if scanned.problems and not config.data.skip_bad:
             say(str(refusal(scanned.problems, scanned.count + len(scanned.problems), scanned.path)))
         config.data.class_names = scanned.class_names
-        say(choose.estimate(config, device, rank, world).line)
+        config.data.count = min(scanned.count, config.data.max_images or scanned.count)
+        found = choose.estimate(config, device, rank, world)
+        for line in [*found.notes, found.line]:
+            say(line)
         return Run(folder, finished=False)
     dataset = _load(config, say, quiet)
     for line in choose.about_classes(config, dataset.classes):                    # data.max_images may have left a class with few
@@ -127,11 +131,10 @@ def _start(lines: list[str], recipe: str, out: str | os.PathLike | None, device_
     config = config_module.resolved(_filled_in(config, dataset))
     evaluation.planned(config)                            # what can't be scored is said now
     say(choose.estimate(config, device, rank, world).line)
-    trainer = _trainer(config, dataset, device, rank, world)
+    start = None if init_from is None else _starting_from(init_from, dataset.class_names, device, say)
+    trainer = _trainer(config, dataset, device, rank, world, start)
     if trainer.heldout is not None:
         choose.about_classes(config, trainer.dataset.classes)                     # what is left of them without the held-out images
-    if init_from is not None:
-        _start_from(trainer, init_from, say)
     if rank == 0:
         folder = _make(folder, named=out is not None)
         write_text(folder / "config.json", config_module.dumps(config))
@@ -248,11 +251,12 @@ class _Silent:
     def stage(self, line: str) -> None: ...
 
 
-def _trainer(config: Config, dataset: data.Dataset, device: torch.device, rank: int, world: int) -> Trainer:
+def _trainer(config: Config, dataset: data.Dataset, device: torch.device, rank: int, world: int,
+             start: Callable[[Generator, Discriminator], None] | None = None) -> Trainer:
     precision = choose.precision(config.train.precision, device)
     dataset.place(device, choose.data_budget(device))
     return Trainer(config, dataset, device, rank=rank, world=world, precision=precision,
-                   compile=choose.compiles(config.train.compile, device))
+                   compile=choose.compiles(config.train.compile, device), start=start)
 
 
 def _load(config: Config, say: Callable[[str], None], quiet: bool) -> data.Dataset:
@@ -267,7 +271,7 @@ def _fine_tuning(tree: dict[str, Any], say: Callable[[str], None]) -> dict[str, 
     tree = json.loads(json.dumps(tree))
     said = []
     controller = tree.get("terms", {}).get("ada_controller")
-    if controller and controller.get("kimg", 500) > 100:
+    if controller and controller.get("statistic") != "linear" and controller.get("kimg", 500) > 100:
         controller["kimg"] = 100.0
         said.append("terms.ada_controller.kimg=100")
     if tree.get("ema", {}).get("rampup") is not None:
@@ -328,20 +332,30 @@ def _last_good(folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
     raise HandfulError(f"no checkpoint of {folder} can be read; the last fault: {fault}")
 
 
-def _start_from(trainer: Trainer, model: str | os.PathLike, say: Callable[[str], None]) -> None:
-    """Weights of another run: G and its average from its average, D where the file has one."""
+def _starting_from(model: str | os.PathLike, class_names: list[str], device: torch.device,
+                   say: Callable[[str], None]) -> Callable[[Generator, Discriminator], None]:
+    """What fills new networks with the weights of another run: G, and so its average, from its average, D where the file has one."""
     path = Path(model)
-    source = load(path, trainer.device)
+    source = load(path, device)
     found = checkpoint.all_of(path) if path.is_dir() else [path] if path.suffix == ".pt" else []
-    wanted = {"G": source.generator.state_dict(), "G_ema": source.generator.state_dict()}
-    if found:
-        wanted["D"] = load_checkpoint(found[0], trainer.device)["D"]
-    for name, tensors in wanted.items():
-        try:
-            getattr(trainer.nets, name).load_state_dict(tensors)
-        except RuntimeError as error:
-            raise UsageError(f"--init-from {model}: its {name} has another shape ({str(error).splitlines()[-1].strip()[:120]}); "
-                             f"train with the settings that it was made with") from None
-    say(f"starting from {model} ({source.images_seen} images): " + ("G and D" if found else "G alone, the file has no D"))
-    if changed := [f"{was} -> {now}" for was, now in zip(source.class_names, trainer.dataset.class_names) if was != now]:
-        say(f"classes go by number, and some have other names there: {', '.join(changed[:3])}{', ...' if len(changed) > 3 else ''}")
+    wanted = [source.generator.state_dict(), *([load_checkpoint(found[0], device)["D"]] if found else [])]
+
+    def start(*networks: torch.nn.Module) -> None:
+        for name, net, tensors in zip("GD", networks, wanted):
+            try:
+                net.load_state_dict(tensors if name == "G" else _without_wrappers(tensors, net))
+            except RuntimeError as error:
+                raise UsageError(f"--init-from {model}: its {name} has another shape ({str(error).splitlines()[-1].strip()[:120]}); "
+                                 f"train with the settings that it was made with") from None
+        say(f"starting from {model} ({source.images_seen} images): " + ("G and D" if found else "G alone, the file has no D"))
+        if changed := [f"{was} -> {now}" for was, now in zip(source.class_names, class_names) if was != now]:
+            say(f"classes go by number, and some have other names there: {', '.join(changed[:3])}{', ...' if len(changed) > 3 else ''}")
+
+    return start
+
+
+def _without_wrappers(tensors: Mapping[str, torch.Tensor], net: torch.nn.Module) -> Mapping[str, torch.Tensor]:
+    """The architecture's own part of a D that terms were put around (terms/_wrapped.py calls it `inner`); what they brought starts anew."""
+    while tensors.keys() != net.state_dict().keys() and any(k.startswith("inner.") for k in tensors):
+        tensors = {k.removeprefix("inner."): v for k, v in tensors.items() if k.startswith("inner.")}
+    return tensors

@@ -44,7 +44,7 @@ class SharedPasses:
     def __init__(self, config: Train, nets: LiveNets, dataset: Dataset, heldout: Dataset | None, sampler: Sampler, flip: bool) -> None:
         self.config, self.nets, self.dataset, self.heldout, self.sampler, self.flip = config, nets, dataset, heldout, sampler, flip
         self._shared: dict[int, tuple[Generated, Augmented]] = {}
-        self._made: dict[range, Tensor] = {}              # what G's step of this iteration showed, for an augmentation that wants fakes
+        self._made: dict[tuple[int, range], Tensor] = {}  # what G's step of this iteration showed, for an augmentation that wants fakes
 
     def clear(self) -> None:
         self._shared.clear()
@@ -106,10 +106,10 @@ class SharedPasses:
 
     @torch.no_grad()
     def _shown_as_reals(self, part: Part, c: Tensor | None) -> Tensor:
-        """Fakes for an augmentation that shows them as reals: those of G's step of this iteration where there are some, else new ones of the
+        """Fakes for an augmentation that shows them as reals: those of G's step of this iteration where it made as many, else new ones of the
         reals' classes. Never those that this D step judges as fakes, nor in G's step its own."""
-        if part.phase.side == "d" and part.slots in self._made and c is None:
-            return self._made[part.slots]
+        if part.phase.side == "d" and (part.batch, part.slots) in self._made and c is None:
+            return self._made[part.batch, part.slots]
         rng = part.rng(part.phase.key, "shown")
         return self.nets.forward_g(rng.randn(len(part.slots), self.nets.G.z_dim), c, rng.fork("noise"), frozen=True).image
 
@@ -147,7 +147,7 @@ class SharedPasses:
                 aug = self._augmented(generated.image, generated.extra, rng, where)
         x, sources = generated.image, dict(generated.extra)
         if phase.side == "g" and phase.main and self.nets.augment.wants_fakes:
-            self._made[slots] = x.detach()
+            self._made[part.batch, slots] = x.detach()
         if phase.side == "d":                                         # G is not to learn from D's step
             x, sources = x.detach(), {k: v.detach() for k, v in sources.items()}
             if need.fake.pixel_grad:                                  # leaves of their own; the same draws once more, for the graph of T
