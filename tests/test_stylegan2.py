@@ -569,3 +569,14 @@ def test_synthesis_is_one_graph_for_a_compiler():
     noise = G.noise(2, Rng(1))
     explained = torch._dynamo.explain(G.synthesise)(ws, noise)
     assert explained.graph_break_count == 0
+
+
+@pytest.mark.parametrize("wanted", ["map_16", "map_4", "pre_logits"])
+def test_a_pass_for_features_alone_stops_at_them(wanted):
+    D = Discriminator(32, channel_base=256, channel_max=16)
+    x, want = torch.randn(4, 3, 32, 32), frozenset({wanted})
+    ran = []
+    D.b4.register_forward_hook(lambda *_: ran.append(1))
+    short, whole = D(x, want=want, logits=False), D(x, want=want)
+    assert torch.equal(short.features[wanted], whole.features[wanted]) and len(ran) == 1 + (wanted == "pre_logits")
+    assert len(short.logits) == (4 if wanted == "pre_logits" else 0)

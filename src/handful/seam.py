@@ -93,6 +93,7 @@ class Discriminator(nn.Module):
     stem: nn.Module
     has_batch_stats: ClassVar[bool] = False
     draws: ClassVar[bool] = False            # True: forward takes `rng` too (a wrapper that drops out, or appends random bits)
+    stops: ClassVar[bool] = False            # True: forward takes logits=False too, and then goes no further than the features wanted
 
     def forward(self, image: Tensor, c: Tensor | None = None, extra: Mapping[str, Tensor] | None = None,
                 want: frozenset[str] = frozenset()) -> Judged:
@@ -290,7 +291,8 @@ class Nets(Protocol):
     def generate(self, z: Tensor, c: Tensor | None = None, *, rng: Rng) -> Generated: ...
 
     def judge(self, x: Tensor, c: Tensor | None = None, *, rng: Rng, want: frozenset[str] = frozenset(), augment: bool = True,
-              extra: Mapping[str, Tensor] | None = None, net: Discriminator | None = None, pixel_grad: bool = False) -> Pass: ...
+              extra: Mapping[str, Tensor] | None = None, net: Discriminator | None = None, pixel_grad: bool = False,
+              logits: bool = True) -> Pass: ...
 
 
 @dataclass(frozen=True)

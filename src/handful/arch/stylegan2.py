@@ -148,6 +148,8 @@ class Discriminator(seam.Discriminator):
     Raises UsageError for sizes that aren't a power of two from 4 to 1024, and where classes are missing.
     """
 
+    stops = True
+
     def __init__(self, resolution: int = 256, channels: int = 3, num_classes: int = 0, channel_base: int = 32768, channel_max: int = 512,
                  capacity: float = 1.0, architecture: Architecture = "resnet", minibatch_group: int = 4, minibatch_channels: int = 1,
                  mapping_layers: int = 0, mapping_lr: float = 0.01, half_blocks: int = 4, conv_clamp: float | None = 256.0,
@@ -175,7 +177,7 @@ class Discriminator(seam.Discriminator):
         self.feature_info |= {"map_4": seam.FeatureInfo(width[4], 4), "pre_logits": seam.FeatureInfo(width[4])}
 
     def forward(self, image: Tensor, c: Tensor | None = None, extra: Mapping[str, Tensor] | None = None,
-                want: frozenset[str] = frozenset()) -> seam.Judged:
+                want: frozenset[str] = frozenset(), *, logits: bool = True) -> seam.Judged:
         half, full = half_type(image), self.b4.fc.weight.dtype
         limit = self.conv_clamp if half else None
         starts_half = half is not None and self.resolution >= self.half_from
@@ -185,13 +187,15 @@ class Discriminator(seam.Discriminator):
         with no_autocast(image):
             x = clamped(x, limit)
             image = image.to(full) if self.follows else None
-            features = {"map_4": x}
+            features = {} if self.sides else {"map_4": x}
             for s in self.sides:
                 x, image = getattr(self, f"b{s}")(x.to(half if half and s >= self.half_from else full), image, limit)
                 features[f"map_{s // 2}"] = x
+                if not logits and want <= features.keys():
+                    return seam.Judged(x.new_empty(0), {k: features[k] for k in want})
             features["pre_logits"], out = self.b4(x.to(full), image, limit)
             if self.mapping is None:
-                logits = out[:, 0]
+                found = out[:, 0]
             else:
-                logits = (out * self.mapping(None, c)).sum(1) / math.sqrt(out.shape[1])
-        return seam.Judged(logits, {k: f for k, f in features.items() if k in want})
+                found = (out * self.mapping(None, c)).sum(1) / math.sqrt(out.shape[1])
+        return seam.Judged(found, {k: f for k, f in features.items() if k in want})

@@ -26,22 +26,22 @@ def shown(ctx: Context, kind: str, at: At) -> Shown:
 
 
 def judged(ctx: Context, views: Mapping[str, Shown], rng: Rng, want: frozenset[str] = frozenset(), *, augment: bool = False,
-           net: Discriminator | None = None) -> dict[str, Judged]:
+           net: Discriminator | None = None, logits: bool = True) -> dict[str, Judged]:
     """What D (or `net`) says of each of `views`, augmented anew or as they are: in one run, or in one each where it has batch statistics (which are
-    then their own) or further scales are to be augmented."""
+    then their own) or further scales are to be augmented. logits: False where the features will do."""
     D, rngs = net or ctx.nets.D, {name: rng.fork(name) for name in views}
     if len(views) == 1 or D.has_batch_stats or (augment and any(extra for _, _, extra in views.values())):
-        return {name: ctx.nets.judge(x, c, rng=rngs[name], want=want, augment=augment, extra=extra, net=net).judged
+        return {name: ctx.nets.judge(x, c, rng=rngs[name], want=want, augment=augment, extra=extra, net=net, logits=logits).judged
                 for name, (x, c, extra) in views.items()}
     x, c, _ = zip(*views.values())
     scales = [] if augment else [{k: (extra or {}).get(k, v) for k, v in D.extra_of(x).items()} for x, _, extra in views.values()]
     together = {k: torch.cat([s[k] for s in scales]) for k in scales[0]} if scales else None
     all_ = ctx.nets.judge(torch.cat(x), None if c[0] is None else torch.cat(c), rng=joined(*rngs.values()), want=want, augment=augment,
-                          extra=together, net=net).judged
+                          extra=together, net=net, logits=logits).judged
     sizes = [len(part) for part in x]
     features = {name: value.split(sizes) for name, value in all_.features.items()}
-    return {name: Judged(logits, {k: parts[i] for k, parts in features.items()})
-            for i, (name, logits) in enumerate(zip(views, all_.logits.split(sizes)))}
+    found = all_.logits.split(sizes) if len(all_.logits) else [all_.logits] * len(views)                  # none where D stopped before
+    return {name: Judged(found[i], {k: parts[i] for k, parts in features.items()}) for i, name in enumerate(views)}
 
 
 def squared_gap(a: Tensor, b: Tensor) -> Tensor:

@@ -116,7 +116,8 @@ class FakeContrast(Term):
 
     def _features(self, ctx: Context, view: Shown, purpose: str, net: Discriminator | None = None) -> Tensor:
         """Of a further augmentation of the images."""
-        return judged(ctx, {"fake": view}, ctx.rng.fork(purpose), frozenset({self.tap}), augment=True, net=net)["fake"].features[self.tap]
+        found = judged(ctx, {"fake": view}, ctx.rng.fork(purpose), frozenset({self.tap}), augment=True, net=net, logits=False)
+        return found["fake"].features[self.tap]
 
     def _step(self, z: Tensor, ctx: Context) -> Tensor:
         """e, [B,z_dim]."""

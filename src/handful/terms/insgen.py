@@ -135,7 +135,7 @@ class InsGen(Term):
 
     def _features(self, ctx: Context, views: Mapping[str, Shown], purpose: str, net: Discriminator | None = None) -> dict[str, Tensor]:
         """Of further augmentations of the images."""
-        found = judged(ctx, views, ctx.rng.fork(purpose), frozenset({self.tap}), augment=True, net=net)
+        found = judged(ctx, views, ctx.rng.fork(purpose), frozenset({self.tap}), augment=True, net=net, logits=False)
         return {kind: j.features[self.tap] for kind, j in found.items()}
 
     def _perturbed(self, ctx: Context) -> Shown:

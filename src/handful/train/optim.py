@@ -35,7 +35,8 @@ def _own_parameters(term: Term) -> dict[str, tuple[Side, list[nn.Parameter], Opt
 
 def _group(name: str, parameters: Iterable[nn.Parameter], o: Optim | OptimConfig, c: float, like: Side) -> dict:
     lr = o.lr * c
-    return {"name": name, "like": like, "params": list(parameters), "lr": lr, "base_lr": lr, "betas": (o.betas[0] ** c, o.betas[1] ** c), "eps": o.eps}
+    betas = o.betas[0] ** c, o.betas[1] ** c
+    return {"name": name, "like": like, "params": list(parameters), "lr": lr, "base_lr": lr, "betas": betas, "eps": o.eps}
 
 
 def _fused(groups: list[dict]) -> bool:

@@ -45,11 +45,13 @@ class LiveNets:
     def forward_d(self, x_in: Tensor, c: Tensor | None, extra: Mapping[str, Tensor], view: View, *, frozen: bool = False,
                   net: Discriminator | None = None, rng: Rng | None = None) -> Judged:
         raw = net or self.D
-        drawing = {"rng": rng} if raw.draws else {}
+        how = {"rng": rng} if raw.draws else {}
+        if raw.stops and not view.logits and not view.pixel_grad:
+            how["logits"] = False
         run = raw if view.pixel_grad else self._fast.get(id(raw), raw)
         self.runs += 1
         with self.autocast(), self._buffers_of(raw, frozen):
-            out = run(x_in, c, extra, view.features, **drawing)
+            out = run(x_in, c, extra, view.features, **how)
         return Judged(out.logits.float(), out.features)
 
     def _buffers_of(self, net: nn.Module, frozen: bool) -> AbstractContextManager:
@@ -71,13 +73,14 @@ class LiveNets:
         return self.forward_g(z, c, rng, frozen=True, raw=True)
 
     def judge(self, x: Tensor, c: Tensor | None = None, *, rng: Rng, want: frozenset[str] = frozenset(), augment: bool = True,
-              extra: Mapping[str, Tensor] | None = None, net: Discriminator | None = None, pixel_grad: bool = False) -> Pass:
-        """A further pass of images x through D (or `net`); extra: the further scales of a fake, None for reals."""
+              extra: Mapping[str, Tensor] | None = None, net: Discriminator | None = None, pixel_grad: bool = False,
+              logits: bool = True) -> Pass:
+        """A further pass of images x through D (or `net`); extra: the further scales of a fake, None for reals; logits: False where features do."""
         if pixel_grad:
             x, extra = _differentiable(x), {k: _differentiable(v) for k, v in (extra or {}).items()}
         aug = self.augment.draw(x, rng, extra or {}) if augment else Augmented(x, extra or {})
         seen = aug.extra if extra else (net or self.D).extra_of(aug.image)
-        view = View(logits=True, features=want, pixel_grad=pixel_grad)
+        view = View(logits=logits, features=want, pixel_grad=pixel_grad)
         judged = self.forward_d(aug.image, c, seen, view, frozen=True, net=net, rng=rng.fork("d"))
         return Pass(x, aug.image, judged, view, seen, None, c, aug, sources=extra if pixel_grad else {}, asked="nets.judge(...)")
 
