@@ -33,6 +33,7 @@ from ..errors import UsageError, within
 from ..nn.equalized import EqualConv2d
 from ..nn.precision import clamped, half_type, no_autocast
 from ..nn.spectral import Norm
+from ..ops.conv import laid_out
 from ..rng import Rng
 from . import _stylegan2 as parts
 from ._stylegan2 import Architecture
@@ -167,6 +168,7 @@ class Discriminator(seam.Discriminator):
         self.half_from = parts.half_from(resolution, half_blocks)
         self.sides = sides[:0:-1]                                               # resolution ... 8
         self.follows = architecture == "skip" and resolution > 4                # whether the image accompanies the features
+        self.widest = max(width.values())
         self.stem = EqualConv2d(channels, width[resolution], 1)
         for s in self.sides:
             self.add_module(f"b{s}", parts.JudgingBlock(width[s], width[s // 2], s, channels, architecture, first=s == resolution, norm=norm))
@@ -183,7 +185,7 @@ class Discriminator(seam.Discriminator):
         starts_half = half is not None and self.resolution >= self.half_from
         # The stem runs under autocast where it may be half, so that what a wrapper adds to it runs there like any other layer.
         with nullcontext() if starts_half else no_autocast(image):
-            x = self.stem(image.to(full))
+            x = self.stem(laid_out(image.to(full), self.widest))
         with no_autocast(image):
             x = clamped(x, limit)
             image = image.to(full) if self.follows else None

@@ -5,6 +5,7 @@ The resampling filter is [1,3,3,1] along both axes. No bias, no activation, no m
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -14,6 +15,13 @@ from .winograd import conv3x3
 # Where Winograd's form pays, measured in CPU-seconds forward and backward (benchmarks/stylegan2_ops.py): from this geometric mean of the channels
 # and this many 4x4 tiles in the batch. 1.2 times faster at 128 channels, 1.5 to 1.9 at 256, 1.5 (64 tiles) to 2.3 at 512; at 64 channels even.
 WINOGRAD_CHANNELS, WINOGRAD_TILES = 128, 64
+
+
+def laid_out(x: Tensor, widest: int) -> Tensor:
+    """x [B,C,H,W] as a network of at most `widest` channels is best given it: channels last on a CPU where torch's own convolutions do all of it (a
+    training step of StyleGAN2 with 64 channels takes 0.89 to 0.92 of the time), else as it is."""
+    narrow = widest < WINOGRAD_CHANNELS and x.device.type == "cpu"
+    return x.contiguous(memory_format=torch.channels_last) if narrow else x
 
 
 def conv2d(x: Tensor, weight: Tensor, *, impl: Impl = "auto") -> Tensor:
