@@ -218,6 +218,7 @@ def test_goes_on_bit_for_bit_with_the_controller(name):
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")
+@pytest.mark.filterwarnings("ignore:Graph break")              # torch 2.6 says so of the making of a generator
 def test_the_compiler_gives_the_same(monkeypatch):
     real = torch.compile
     monkeypatch.setattr(torch, "compile", lambda m: real(m, backend="aot_eager"))
