@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -23,6 +23,7 @@ class Wrapped(Discriminator):
 
     draws = True
     rewrites_logits: ClassVar[bool] = False
+    places: Sequence[Place] = ()
 
     def __init__(self, inner: Discriminator) -> None:
         super().__init__()
@@ -38,9 +39,15 @@ class Wrapped(Discriminator):
     def extra_of(self, image: Tensor) -> Mapping[str, Tensor]:
         return self.inner.extra_of(image)
 
-    def judge(self, image: Tensor, c: Tensor | None, extra: Mapping[str, Tensor] | None, want: frozenset[str], rng: Rng) -> Judged:
-        """What `inner` says."""
-        return self.inner(image, c, extra, want, **({"rng": rng.fork("inner")} if self.inner.draws else {}))
+    def judge(self, image: Tensor, c: Tensor | None, extra: Mapping[str, Tensor] | None, want: frozenset[str], rng: Rng,
+              values: Sequence[Tensor] | None = None) -> Judged:
+        """What `inner` says with these values in `places`, for this pass alone (None: with its layers as they are)."""
+        for place, value in zip(self.places, values or [None] * len(self.places)):       # all of them: a pass that failed may have left some
+            place.value = value
+        judged = self.inner(image, c, extra, want, **({"rng": rng.fork("inner")} if self.inner.draws else {}))
+        for place in self.places:
+            place.value = None
+        return judged
 
 
 class Place:

@@ -79,17 +79,10 @@ class _Dropping(Wrapped):
     def forward(self, image: Tensor, c: Tensor | None = None, extra: dict[str, Tensor] | None = None, want: frozenset[str] = frozenset(), *,
                 rng: Rng | None = None) -> Judged:
         rng = ambient(image.device) if rng is None else rng
-        for place in self.places:                         # whatever a pass that failed halfway has left
-            place.value = None
         if not self.training:
             return self.judge(image, c, extra, want, rng)
         noise = (self.p * rng.randn(len(image), sum(self.widths))).exp()                                  # [B, channels of all layers]
-        for place, value in zip(self.places, noise.split(self.widths, 1)):
-            place.value = value
-        judged = self.judge(image, c, extra, want, rng)
-        for place in self.places:
-            place.value = None
-        return judged
+        return self.judge(image, c, extra, want, rng, noise.split(self.widths, 1))
 
     def extra_repr(self) -> str:
         return f"p={float(self.p):g}, layers={len(self.widths)}"

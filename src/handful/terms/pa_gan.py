@@ -87,16 +87,11 @@ class _WithBits(Wrapped):
     def forward(self, image: Tensor, c: Tensor | None = None, extra: dict[str, Tensor] | None = None, want: frozenset[str] = frozenset(), *,
                 rng: Rng | None = None) -> Judged:
         rng = ambient(image.device) if rng is None else rng
-        for place in self.places:                         # whatever a pass that failed halfway has left
-            place.value = None
         if not self.training:
             return self.judge(image, c, extra, want, rng)
         bits = (rng.rand(len(image), self.bits) < self.chances()).to(self.maps[0].dtype)                  # [B,bits]
-        for place, weight in zip(self.places, self.maps):
-            place.value = F.linear(bits, weight / math.sqrt(self.bits))                                   # [B,cout]
-        judged = self.judge(image, c, extra, want, rng)
-        for place in self.places:
-            place.value = None
+        added = [F.linear(bits, weight / math.sqrt(self.bits)) for weight in self.maps]                   # each [B,cout]
+        judged = self.judge(image, c, extra, want, rng, added)
         sign = (1 - 2 * bits).prod(1)                                                                     # [B]
         return Judged(judged.logits * sign.view(-1, *[1] * (judged.logits.ndim - 1)), judged.features)
 
