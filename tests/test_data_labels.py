@@ -69,7 +69,7 @@ def test_labels_are_taken_from_data_that_has_them(pets, capsys):
     assert f"test_data_labels:LabelledG is made for labelled images: takes the 2 classes of {pets}" in out
     config = json.loads((Path("run") / "config.json").read_text())
     assert config["data"]["labels"] == "auto" and config["data"]["class_names"] == ["class0", "class1"]
-    assert command("train", "--resume", "run", "--kimg", "0.016", "--device", "cpu") == 0
+    assert command("train", "--resume", "run", "--kimg", "0.016", "--device", "cpu", "--trust", "tiny", "--trust", "test_data_labels") == 0
 
 
 def test_held_out_images_must_leave_enough_of_each_class(tmp_path, capsys):

@@ -27,6 +27,7 @@ from handful.metrics._pictures import Drawn, Filed, Held, shuffled
 from handful.metrics._protocols import protocol, resolve
 from handful.metrics._world import World
 from handful.rng import derive
+from handful.tensors import header_of
 from making import in_two_processes, noise_set, picture_folder, tiny_config
 
 ALL = ["fid", "kid", "precision", "recall", "density", "coverage", "inception_score"]
@@ -96,7 +97,7 @@ def test_a_model_is_scored_by_its_seeds_against_data_prepared_as_in_training(tmp
     reals = load(photos, resolution=16).images
     expected = KID()(features(reals), features(model.sample(range(50))))
     for given in (model, path, tmp_path / "run"):
-        found = evaluate(given, photos, ["kid"], samples=50, extractor=Projection(), batch=7)["kid"]
+        found = evaluate(given, photos, ["kid"], samples=50, extractor=Projection(), batch=7, trust=["tiny"])["kid"]
         assert found["value"] == pytest.approx(expected["value"], rel=1e-5) and found["stderr"] == pytest.approx(expected["stderr"], rel=1e-4)
         assert (found["count_real"], found["count_fake"]) == (30, 50) and found["extractor_digest"] == "0f1e2d3c"
         assert "50 samples against 30 reals" in found["protocol"] and "mean of blocks" in found["protocol"] and found["resize"] == Projection.resize
@@ -290,24 +291,27 @@ def test_statistics_belong_to_pixels_whatever_the_files_are_called(tmp_path):
 
 def test_the_cache_keeps_what_was_used_last(monkeypatch):
     monkeypatch.setattr(_cache, "MOST_FILES", 5)
-    place = lambda i: ["somewhere", i]
+    place, like = lambda i: ["somewhere", i], {"x": (torch.int64, (100,))}
     for i in range(5):
         _cache.write(place(i), {"x": torch.full((100,), i)})
         os.utime(_cache.path_of(place(i)), (1000 + i, 1000 + i))
-    assert int(_cache.read(place(0))["x"][0]) == 0                           # used: now 1 is the oldest
-    _cache.write(place(5), {"x": torch.zeros(100)})
-    assert [i for i in range(6) if _cache.read(place(i)) is not None] == [0, 2, 3, 4, 5]
+    assert int(_cache.read(place(0), like)["x"][0]) == 0                           # used: now 1 is the oldest
+    _cache.write(place(5), {"x": torch.full((100,), 5)})
+    assert [i for i in range(6) if _cache.read(place(i), like) is not None] == [0, 2, 3, 4, 5]
     (_cache.folder() / ".a.1.tmp").write_text("half")
     (_cache.folder() / ".b.2.tmp").write_text("of another process, now")
     os.utime(_cache.folder() / ".a.1.tmp", (1000, 1000))
     monkeypatch.setattr(_cache, "MOST_BYTES", 2000)
-    _cache.write(place(6), {"x": torch.zeros(1000)})                         # too large for all, and yet the newest
-    assert [i for i in range(7) if _cache.read(place(i)) is not None] == [6]
+    large = torch.zeros(1000)                                                # too large for all, and yet the newest
+    _cache.write(place(6), {"x": large})
+    assert [i for i in range(7) if _cache.path_of(place(i)).exists()] == [6]
+    assert torch.equal(_cache.read(place(6), header_of({"x": large}))["x"], large)
     assert [p.name for p in _cache.folder().glob(".*")] == [".b.2.tmp"]
     gone = _cache.folder() / ("0" * 32 + ".safetensors")
     monkeypatch.setattr(Path, "glob", lambda self, pattern: [gone, _cache.path_of(place(6))] if pattern[0] == "*" else [])
     _cache.prune()                                                           # another process has pruned meanwhile
-    assert _cache.read(place(6)) is not None
+    assert _cache.read(place(6), header_of({"x": large})) is not None
+    assert _cache.read(place(6), like) is None                               # of another shape: as if it were not there
 
 
 class Bare(nn.Module):
@@ -520,7 +524,8 @@ def test_lpips_diversity(monkeypatch):
 def test_the_command(tmp_path, capsys, pretend):
     photos = picture_folder(tmp_path / "photos", 30)
     path = saved(tiny_model(), tmp_path / "model.safetensors")
-    assert run(group, ["evaluate", str(path), str(photos), "--samples", "40", "--json", "out/scores.json", "--metrics", "fid, kid,precision"]) == 0
+    assert run(group, ["evaluate", str(path), str(photos), "--samples", "40", "--json", "out/scores.json", "--metrics", "fid, kid,precision",
+                       "--trust", "tiny"]) == 0
     out, err = capsys.readouterr()
     found = json.loads(Path("out/scores.json").read_text())
     assert list(found) == ["fid", "kid", "precision"] and all({"value", "protocol"} <= set(v) for v in found.values())

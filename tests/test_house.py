@@ -19,7 +19,7 @@ from handful.errors import UsageError
 from making import tiny_config
 
 SRC = Path(handful.__file__).parent
-GROUND = {"errors", "files", "fetch", "unpickle", "rng", "seam", "catalog", "config", "_lazy", "__init__"}
+GROUND = {"errors", "files", "tensors", "fetch", "unpickle", "rng", "seam", "catalog", "config", "_lazy", "__init__"}
 MAY_IMPORT = {                                           # room -> rooms it may import; everything on the ground floor is free
     "ops": set(), "features": set(), "nn": {"ops"}, "arch": {"nn", "ops"}, "data": set(), "augment": {"ops"}, "losses": set(),
     "terms": {"features", "nn", "ops"}, "recipes": set(), "infer": set(),
@@ -27,7 +27,8 @@ MAY_IMPORT = {                                           # room -> rooms it may 
     "reproduce": {"train", "infer", "metrics", "features", "recipes"},
     "cli": {"train", "infer", "metrics", "data", "features", "recipes", "reproduce"}}
 GROUND_ORDER = {"errors": set(), "files": {"errors"}, "fetch": {"errors"}, "unpickle": {"errors"}, "rng": set(), "seam": {"rng"},
-                "catalog": {"errors"}, "config": {"catalog", "errors"}, "_lazy": {"catalog", "errors"}}
+                "tensors": {"errors", "files"}, "catalog": {"errors", "seam"}, "config": {"catalog", "errors", "files"},
+                "_lazy": {"catalog", "errors"}}
 
 
 def imports(path: Path) -> set[str]:

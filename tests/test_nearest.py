@@ -316,7 +316,7 @@ def test_the_command(trained, capsys, tmp_path):
     folder, photos = trained
     write_report(folder)
     assert f"handful neighbours {folder} {photos}" in (folder / "report.html").read_text(encoding="utf-8")
-    assert run(group, ["neighbours", str(folder), str(photos), "--samples", "5", "--by", "pixel", "--device", "cpu"]) == 0
+    assert run(group, ["neighbours", str(folder), str(photos), "--samples", "5", "--by", "pixel", "--device", "cpu", "--trust", "tiny"]) == 0
     out = capsys.readouterr().out
     figures = json.loads((folder / "neighbours.json").read_text())
     assert figures["sentence"] in out and str(folder / "neighbours.jpg") in out and str(folder / "report.html") in out
@@ -329,8 +329,8 @@ def test_the_command(trained, capsys, tmp_path):
     assert figures["sentence"][1:] in page and "data:image/jpeg" in page.split("Nearest training images")[1]
     with Image.open(folder / "neighbours.jpg") as image:
         assert image.format == "JPEG"
-    assert run(group, ["neighbours", str(folder / "model.safetensors"), str(photos), "--seeds", "7,9", "--by", "pixel", "--out", str(tmp_path / "n"),
-                       "--json", "-"]) == 0
+    assert run(group, ["neighbours", str(folder / "model.safetensors"), str(photos), "--seeds", "7,9", "--by", "pixel", "--trust", "tiny",
+                       "--out", str(tmp_path / "n"), "--json", "-"]) == 0
     assert {row["seed"] for row in json.loads(capsys.readouterr().out)["rows"]} == {7, 9} and (tmp_path / "n" / "neighbours.jpg").is_file()
 
 
@@ -339,15 +339,15 @@ def test_wrong_use_is_one_line(trained, capsys):
     assert run(group, ["neighbours", str(folder), str(photos), "--by", "pixels"]) == 2
     assert capsys.readouterr().err.splitlines() == ["handful: no distance 'pixels'; did you mean 'pixel'?"]
     assert run(group, ["neighbours", str(folder), str(photos), "--by", ","]) == 2
-    assert run(group, ["neighbours", str(folder), str(photos.parent / "nothing"), "--by", "pixel"]) == 1
+    assert run(group, ["neighbours", str(folder), str(photos.parent / "nothing"), "--by", "pixel", "--trust", "tiny"]) == 1
     assert len(capsys.readouterr().err.splitlines()) == 2
     with pytest.raises(UsageError, match="no seeds"):
-        nearest.neighbours(folder, photos, samples=0, kinds=["pixel"], device="cpu")
+        nearest.neighbours(folder, photos, samples=0, kinds=["pixel"], device="cpu", trust=["tiny"])
 
 
 def test_other_images_than_those_of_the_run_are_said(trained, tmp_path):
     folder, _ = trained
-    found = nearest.neighbours(folder, picture_folder(tmp_path / "other", 20), 4, kinds=["pixel"], device="cpu").figures
+    found = nearest.neighbours(folder, picture_folder(tmp_path / "other", 20), 4, kinds=["pixel"], device="cpu", trust=["tiny"]).figures
     assert found["notes"][0].endswith("does not hold what the model was trained on: the samples are compared with all of it")
     assert found["training_images"] == 20 and found["reals_are"].startswith("training images")
 

@@ -1,12 +1,14 @@
 """A folder is a registry: `terms/lecam.py` is the term `lecam`. Nothing registers itself; listing the folder is the catalogue.
 
-A name with a dot or colon (`mypackage.mymodule:MyTerm`) is a class outside the package: authors of methods need no fork.
+A name with a dot or colon (`mypackage.mymodule:MyTerm`) is a class outside the package: authors of methods need no fork. Here such a name is
+imported, so whoever passes a configuration that came in a file asks `config.refuse_outside` first.
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
+import math
 import typing
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from .errors import UsageError, nearest
 
 KINDS = ("arch", "augment", "losses", "terms", "metrics", "recipes")
 _FILLED_IN = ("resolution", "channels", "num_classes")       # known from the data set
+_COUNTS = ("layers", "blocks", "depth")                      # settings so called, or ending so, say how many modules are made
+MOST_LAYERS = 64
 
 
 class Use:
@@ -38,6 +42,16 @@ class Use:
         return Use(self.name, **{**self.kwargs, **kwargs})
 
 
+def is_outside(name: str) -> bool:
+    """Whether a name stands for a class outside of the package."""
+    return ":" in name or "." in name
+
+
+def module_of(name: str) -> str:
+    """The module that the name of a class outside of the package asks to import."""
+    return name.replace(":", ".").rpartition(".")[0]
+
+
 def names(kind: str) -> list[str]:
     """The methods of one kind, by listing its folder. Costs no import."""
     if kind not in KINDS:
@@ -48,7 +62,7 @@ def names(kind: str) -> list[str]:
 
 def load(kind: str, name: str) -> Any:
     """The class of a method; for `arch` the module with its `Generator` and `Discriminator`. Raises UsageError with the nearest name."""
-    if ":" in name or "." in name:
+    if is_outside(name):
         return _outside(kind, name)
     if name not in names(kind):
         raise UsageError(f"unknown {_one(kind)} '{name}'{nearest(name, names(kind))}")
@@ -57,12 +71,32 @@ def load(kind: str, name: str) -> Any:
 
 
 def part(kind: str, name: str, which: str) -> type:
-    """A class of an architecture's file: which is "Generator" or "Discriminator"; any other kind has one class."""
+    """A class of an architecture's file: which is "Generator" or "Discriminator"; any other kind has one class.
+
+    Raises UsageError where a class outside of the package is not what its place wants.
+    """
     found = load(kind, name)
     found = found if inspect.isclass(found) or not which else getattr(found, which, None)
     if not inspect.isclass(found):
         raise UsageError(f"{_one(kind)} '{name}' is not a class; write it as package.module:Class")
+    if is_outside(name):
+        _must_fit(kind, found, name, which)
     return found
+
+
+def _must_fit(kind: str, cls: type, name: str, which: str) -> None:
+    """A class outside of the package is what its place wants, before anything of it is called."""
+    from . import seam
+
+    if kind == "losses":
+        fits, wanted = callable(getattr(cls, "d", None)) and callable(getattr(cls, "g", None)) and hasattr(cls, "paired"), "no AdversarialLoss"
+    elif kind == "metrics":
+        fits, wanted = callable(getattr(cls, "compute", None)) and hasattr(cls, "takes"), "no Metric"
+    else:
+        wanted = {"arch": f"no {which}", "augment": "no Augment", "terms": "neither a Term nor a Wrapper"}[kind]
+        fits = issubclass(cls, {"arch": getattr(seam, which, ()), "augment": seam.Augment, "terms": (seam.Term, seam.Wrapper)}[kind])
+    if not fits:
+        raise UsageError(f"{_one(kind)} '{name}' is {wanted} (handful.seam says what that is): derive the class from it, or name another")
 
 
 def check(kind: str, use: Use, where: str, which: str = "") -> None:
@@ -75,6 +109,8 @@ def check(kind: str, use: Use, where: str, which: str = "") -> None:
         if key not in known:
             raise UsageError(f"{where}: '{use.name}' has no setting '{key}'{nearest(key, set(known) - set(_FILLED_IN))}")
         _typed(known[key], value, f"{where}.{key}")
+        if key.rpartition("_")[2] in _COUNTS and isinstance(value, int | float) and value > MOST_LAYERS:
+            raise UsageError(f"{where}.{key}={value}: at most {MOST_LAYERS}")
     for key, parameter in known.items():
         if parameter.default is inspect.Parameter.empty and key not in use.kwargs and key not in _FILLED_IN:
             raise UsageError(f"{where}: '{use.name}' needs the setting '{key}'")
@@ -108,6 +144,8 @@ def summary(kind: str, name: str) -> str:
 def _typed(parameter: inspect.Parameter, value: Any, where: str) -> Any:
     from pydantic import TypeAdapter, ValidationError
 
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(f"{where}={value}: give a finite number")
     try:
         return TypeAdapter(parameter.annotation).validate_python(value)
     except ValidationError as error:

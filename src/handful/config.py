@@ -15,7 +15,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from . import catalog
 from .catalog import Use
-from .errors import HandfulError, UsageError, nearest
+from .errors import HandfulError, Untrusted, UsageError, nearest
+from .files import parse_json, read_bounded
 
 
 def _to_use(value: Any) -> Any:
@@ -31,7 +32,7 @@ def _to_use(value: Any) -> Any:
 UseField = Annotated[Use, BeforeValidator(_to_use), PlainSerializer(lambda u: {"use": u.name, **u.kwargs})]
 
 
-Side = Annotated[int, Field(ge=4)]                            # pixels
+Side = Annotated[int, Field(ge=4, le=4096)]                   # pixels
 Sides = Annotated[Side | tuple[Side, Side], AfterValidator(lambda r: r[0] if isinstance(r, tuple) and r[0] == r[1] else r)]
 Names = Annotated[list[str], BeforeValidator(lambda v: [n.strip() for n in v.split(",")] if isinstance(v, str) and v else v)]   # or "kid,fid"
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -98,6 +99,7 @@ class Train(Section):
         ["real", "fake_d", "fake_g"], description="where the augmentation acts; the paper's failure cases leave some out")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
+    threads: int | None = Field(None, ge=1, le=1024, description="of the CPU, part of the arithmetic; none: chosen by timing steps, and filled in")
     guard_kimg: float = Field(4.0, gt=0, description="non-finite gradients for so long, at most a tenth of the run, roll it back")
 
 
@@ -195,17 +197,55 @@ def dumps(config: Config) -> str:
     return json.dumps(to_tree(config), indent=1, ensure_ascii=False)
 
 
-def read(path: Path) -> Config:
-    """A saved configuration. Raises HandfulError where the file isn't one."""
+def read(path: Path, trust: Iterable[str] = (), given: Iterable[str] = ()) -> Config:
+    """A saved configuration. trust, given: as of `from_file`. Raises HandfulError where the file isn't one."""
+    return from_file(read_tree(path), str(path), trust, given)
+
+
+def read_tree(path: Path) -> dict[str, Any]:
+    """The plain tree of a saved configuration, not checked yet. Raises HandfulError where the file isn't one."""
+    return parse_json(read_bounded(path), f"the configuration {path}", dict)
+
+
+def from_file(tree: Mapping[str, Any], said: str, trust: Iterable[str] = (), given: Iterable[str] = ()) -> Config:
+    """A checked configuration from a tree that came in the file `said`. Raises Untrusted, before anything is imported, where it names a class
+    outside of the package that is neither of a module in `trust` nor one of the names `given` by the user; HandfulError where it is no good."""
+    refuse_outside(tree, said, trust, given)
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise HandfulError(f"{path} doesn't exist") from None
-    except (OSError, ValueError) as error:
-        raise HandfulError(f"{path} can't be read as a configuration ({error}); restore it from a copy") from None
-    if not isinstance(tree, dict):
-        raise HandfulError(f"{path} is not a configuration: it holds no object")
-    return parse(tree)
+        return parse(tree)
+    except UsageError as error:                              # nobody typed this
+        raise HandfulError(f"{said} holds settings that can't be used: {error}") from None
+
+
+def refuse_outside(tree: Mapping[str, Any], said: str, trust: Iterable[str] = (), given: Iterable[str] = ()) -> None:
+    """Raises Untrusted where a tree that came in the file `said` names a class outside of the package that nobody allowed."""
+    trust, given = set(trust), set(given)
+    for module in trust:
+        if not all(part.isidentifier() for part in module.split(".")):
+            raise UsageError(f"--trust {module}: name one module, as in --trust mypackage.mymodule")
+    found = {place: name for place, name in outside(tree).items() if name not in given and catalog.module_of(name) not in trust}
+    if found:
+        named = ", ".join(f"'{name}' as {place}" for place, name in found.items())
+        modules = {catalog.module_of(name) for name in found.values()}
+        raise Untrusted(f"{said} names code outside of handful that would be imported and run: {named}", modules)
+
+
+def outside(tree: Mapping[str, Any]) -> dict[str, str]:
+    """The classes outside of the package that a plain tree names, by their places: {"g": "mypackage.mymodule:MyG", "terms.mine": ...}."""
+    terms = tree.get("terms") if isinstance(tree.get("terms"), Mapping) else {}
+    places = {**{place: tree.get(place) for place in _METHODS}, **{f"terms.{key}": value for key, value in terms.items()}}
+    named = {place: value.get("use") if isinstance(value, Mapping) else value for place, value in places.items()}
+    named = {place: value.name if isinstance(value, Use) else value for place, value in named.items()}
+    scores = tree.get("evaluate") if isinstance(tree.get("evaluate"), Mapping) else {}
+    metrics = scores.get("metrics") or []
+    for name in metrics.split(",") if isinstance(metrics, str) else metrics if isinstance(metrics, list) else []:
+        named[f"metric {name}"] = name.strip() if isinstance(name, str) else None
+    return {place: name for place, name in named.items() if isinstance(name, str) and catalog.is_outside(name)}
+
+
+def modules_of(config: Config) -> tuple[str, ...]:
+    """The modules outside of the package that a configuration in use has imported."""
+    return tuple(sorted({catalog.module_of(name) for name in outside(to_tree(config)).values()}))
 
 
 def assign(tree: dict[str, Any], settings: Iterable[str]) -> dict[str, Any]:

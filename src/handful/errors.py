@@ -18,6 +18,27 @@ class UsageError(HandfulError):
     exit_code = 2
 
 
+class HandfulWarning(UserWarning):
+    """Something that goes on, but that the user should know. The command shows it as one line."""
+
+
+class NoPermission(HandfulError):
+    """The system doesn't let this user read or write a file. That is not the file's fault, so nobody takes an older one in its place."""
+
+
+class Untrusted(HandfulError):
+    """A file names a class outside of the package, which nobody has allowed it to. said: which file and class; modules: what would be imported."""
+
+    def __init__(self, said: str, modules: Iterable[str]) -> None:
+        self.said, self.modules = said, sorted(modules)
+        super().__init__(f"{said}; if you trust that code, allow it by trust={self.modules} ({self.options})")
+
+    @property
+    def options(self) -> str:
+        """What allows it on the command line."""
+        return " ".join(f"--trust {module}" for module in self.modules)
+
+
 def within(least: float, most: float | None = None, **settings: float | None) -> None:
     """Raises UsageError for a setting, given by name, that is below `least` or above `most`. None passes."""
     for name, value in settings.items():

@@ -30,6 +30,7 @@ Progress = Callable[[str, int, int], None]  # (file name, bytes so far, bytes in
 
 _TIMEOUT_SEC = 30
 _TRIES = 3
+MOST_INDEX = 64 * 10**6                     # bytes of a page of a package index
 _PYPI = "https://pypi.org/simple"
 _NPM = "https://registry.npmjs.org"
 _ACCEPT = "application/vnd.pypi.simple.v1+json, text/html;q=0.5"
@@ -130,7 +131,7 @@ def package_urls(package: str, filename: str) -> list[str]:
         for index in [settings.get("index-url", _PYPI), *settings.get("extra-index-url", "").split()]:
             try:
                 urls += _in_index(index, package, filename)
-            except (OSError, ValueError) as fault:
+            except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as fault:        # down, or not an index at all
                 reasons.append(f"{_host(index)}: {_reason(fault)}")
     if not urls:
         raise Unreachable("; ".join(reasons) or f"no index of pip's configuration has {filename}")
@@ -141,7 +142,7 @@ def _in_index(index: str, package: str, filename: str) -> list[str]:
     page = f"{index.rstrip('/')}/{re.sub(r'[-_.]+', '-', package).lower()}/"
     try:
         with _open(page + "index.html" if page.startswith("file:") else page, {"Accept": _ACCEPT}) as response:
-            text, kind, base = response.read().decode(), response.headers.get("Content-Type", ""), response.url or page
+            text, kind, base = _read(response).decode(), response.headers.get("Content-Type", ""), response.url or page
     except urllib.error.HTTPError as fault:
         if fault.code == 404:
             return []
@@ -149,6 +150,14 @@ def _in_index(index: str, package: str, filename: str) -> list[str]:
     links = [file["url"] for file in json.loads(text)["files"]] if "json" in kind else _links(text)
     named = [link for link in links if urllib.parse.unquote(urllib.parse.urlsplit(link).path).endswith("/" + filename) or link == filename]
     return [_with_login(urllib.parse.urljoin(base, link).partition("#")[0], page) for link in named]
+
+
+def _read(response) -> bytes:
+    """An index page. Raises ValueError where it has no end."""
+    text = response.read(MOST_INDEX + 1)
+    if len(text) > MOST_INDEX:
+        raise ValueError(f"its page is larger than {MOST_INDEX // 10**6} MB")
+    return text
 
 
 def _links(text: str) -> list[str]:
@@ -172,10 +181,10 @@ def npm_urls(package: str, version: str) -> list[str]:
     registry = npm_registry().rstrip("/")
     try:
         with _open(f"{registry}/{package}/{version}", {"Accept": "application/json"}) as response:
-            return [_with_login(json.loads(response.read())["dist"]["tarball"], registry)]
+            return [_with_login(json.loads(_read(response))["dist"]["tarball"], registry)]
     except urllib.error.HTTPError as fault:
         raise Unreachable(f"{_host(registry)} answers {fault.code} {fault.reason}") from None
-    except (OSError, ValueError, KeyError, TypeError) as fault:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as fault:
         raise Unreachable(f"{_host(registry)}: {_reason(fault)}") from None
 
 

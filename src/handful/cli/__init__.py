@@ -10,13 +10,16 @@ import errno
 import importlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
 from .. import __version__
-from ..errors import HandfulError, nearest
+from ..errors import HandfulError, HandfulWarning, Untrusted, nearest
+from ._launch import LAUNCHED, LOST
 
 FOLDER = Path(__file__).parent
 ORDER = ("demo", "train", "generate", "evaluate", "neighbours", "interpolate", "mix", "project", "directions", "data",
@@ -78,7 +81,7 @@ def run(command: click.Command, args: Sequence[str]) -> int:
     debug = "--debug" in args[:end]
     args = [a for i, a in enumerate(args) if a != "--debug" or i > end]
     try:
-        with command.make_context("handful", args) as ctx:
+        with _warnings_in_one_line(), command.make_context("handful", args) as ctx:
             code = command.invoke(ctx)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
@@ -93,11 +96,30 @@ def run(command: click.Command, args: Sequence[str]) -> int:
             import traceback
 
             traceback.print_exc()
-        return _explain(error)
+        return _explain(error, args)
 
 
-def _explain(error: BaseException) -> int:
+@contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Our own warnings; those of libraries are shown as ever."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def line(message: Warning | str, category: type[Warning], *where: object) -> None:
+            if issubclass(category, HandfulWarning):
+                click.echo(f"handful: warning: {message}", err=True)
+            else:
+                show(message, category, *where)
+
+        warnings.simplefilter("always", HandfulWarning)
+        warnings.showwarning = line
+        yield
+
+
+def _explain(error: BaseException, args: Sequence[str]) -> int:
     """Says what happened and what to do about it; returns the exit code."""
+    if isinstance(error, Untrusted):
+        return _say("handful", f"{error.said}; if you trust that code, allow it with: handful {_with(args, error.options)}", error.exit_code)
     if isinstance(error, HandfulError):
         return _say("handful", str(error), error.exit_code)
     if isinstance(error, click.ClickException):
@@ -105,12 +127,24 @@ def _explain(error: BaseException) -> int:
     if isinstance(error, BrokenPipeError):      # `handful list terms | head`: whoever read has gone, nothing is wrong
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    if isinstance(error, RuntimeError) and any(words in str(error) for words in _LOST_PEER):              # of torch.distributed
+        if os.environ.get(LAUNCHED):            # whoever started the processes says which one
+            return LOST
+        return _say("handful", "another process of this run has ended, so this one can't go on; its own output says why", 1)
     for applies, message in _REMEDIES:
         if applies(error):
             return _say("handful", message(error), 1)
     text = " ".join(str(error).split())
     name = type(error).__name__
     return _say("handful", f"unexpected {name}: {text} (run again with --debug for the traceback; please report)", 1)
+
+
+def _with(args: Sequence[str], options: str) -> str:
+    """The command as it was typed, with more options."""
+    from ..files import in_shell
+
+    end = args.index("--") if "--" in args else len(args)
+    return " ".join([*map(in_shell, args[:end]), options, *map(in_shell, args[end:])])
 
 
 def _wrong_use(error: click.ClickException) -> tuple[str, str, int]:
@@ -141,13 +175,16 @@ def _errno(*numbers: int) -> Callable[[BaseException], bool]:
     return lambda error: isinstance(error, OSError) and error.errno in numbers
 
 
+_LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket closed", "Connection refused",
+              "NCCL communicator was aborted", "wait timeout", "Timed out waiting")
 _REMEDIES: tuple[tuple[Callable[[BaseException], bool], Callable[[BaseException], str]], ...] = (
     (_errno(errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)),
      lambda e: f"no space left on the disk{_of(e)}: free some, or choose another folder with --out"),
     (_errno(errno.EACCES, errno.EPERM, errno.EROFS),
      lambda e: f"no permission{_of(e)}: change the file's or folder's rights, or choose another folder"),
     (_errno(errno.EMFILE, errno.ENFILE), lambda e: "too many open files: raise the limit (ulimit -n 4096) and run again"),
-    (lambda e: isinstance(e, MemoryError), lambda e: "out of memory: choose a smaller --batch or --res, or close other programs"),
+    (lambda e: isinstance(e, MemoryError) or isinstance(e, RuntimeError) and "can't allocate memory" in str(e),         # so torch's CPU allocator
+     lambda e: "out of memory: choose a smaller --batch or --res, or close other programs"),
     # torch.OutOfMemoryError, by name: torch may not have been imported
     (lambda e: type(e).__name__ == "OutOfMemoryError",
      lambda e: "the device is out of memory: choose a smaller --batch or --res, close other programs on it, or --device cpu"),

@@ -7,6 +7,8 @@ import time
 
 import click
 
+from ._options import trust as trust_option
+
 
 @click.command(name="evaluate")
 @click.argument("model", metavar="MODEL|FOLDER")
@@ -23,7 +25,8 @@ import click
 @click.option("--resize", type=click.Choice(["official", "clean"]), help="How inception's input is resized [default: official].")
 @click.option("--skip-bad", is_flag=True, help="Leave unusable files of DATA out instead of stopping.")
 @click.option("--no-cache", is_flag=True, help="Look at the reals again, though nothing has changed.")
-def command(model, data, metrics, samples, json_file, device, batch, res, trunc, statistics, extractor, resize, skip_bad, no_cache):
+@trust_option
+def command(model, data, metrics, samples, json_file, device, batch, res, trunc, statistics, extractor, resize, skip_bad, no_cache, trust):
     """Score MODEL (a run folder, checkpoint or .safetensors), or a FOLDER or zip of pictures, against the pictures of DATA.
 
     With a MODEL, DATA is prepared as its training images were; two folders are compared as they are. A folder with a config.json is
@@ -41,7 +44,7 @@ def command(model, data, metrics, samples, json_file, device, batch, res, trunc,
     with Stages() as stages:
         found = evaluate(model, data, names, samples, device=device, batch=batch, res=res, extractor=extractor, resize=resize,
                          truncation=trunc, statistics=statistics, skip_bad=skip_bad, cache=not no_cache,
-                         progress=stages if rank == 0 else None, say=say)
+                         progress=stages if rank == 0 else None, say=say, trust=trust)
     if rank:
         return
     text = json.dumps(found, indent=1)

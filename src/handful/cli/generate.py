@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from ._options import trust as trust_option
+
 
 @click.command(name="generate")
 @click.argument("model", type=click.Path())
@@ -14,7 +16,8 @@ import click
 @click.option("--out", type=click.Path(), default="pictures", show_default=True, help="Folder to write to.")
 @click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Images at once.")
 @click.option("--device", default="auto", show_default=True)
-def command(model, seeds, trunc, label, as_grid, out, batch, device):
+@trust_option
+def command(model, seeds, trunc, label, as_grid, out, batch, device, trust):
     """Write pictures of MODEL: a run folder, a checkpoint or a .safetensors. The same seed gives the same picture, always."""
     from pathlib import Path
 
@@ -26,7 +29,7 @@ def command(model, seeds, trunc, label, as_grid, out, batch, device):
     from handful.infer.grid import grid, save_image, with_titles
 
     numbers = parse_seeds(seeds)
-    loaded = load(model, device)
+    loaded = load(model, device, trust)
     folder = Path(out)
     if label == "all" and loaded.class_names and "all" not in loaded.class_names:
         if not as_grid:

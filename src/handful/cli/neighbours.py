@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from ._options import trust as trust_option
+
 
 @click.command(name="neighbours")
 @click.argument("model", type=click.Path())
@@ -14,7 +16,8 @@ import click
 @click.option("--out", type=click.Path(), help="Folder to write to.  [default: the run's own, else neighbours]")
 @click.option("--json", "json_file", metavar="FILE", help="Write the figures here too; - prints them.")
 @click.option("--device", default="auto", show_default=True)
-def command(model, data, samples, seeds, by, out, json_file, device):
+@trust_option
+def command(model, data, samples, seeds, by, out, json_file, device, trust):
     """Find the training images nearest to pictures of MODEL. DATA: what it was trained on; its held-out images are told apart.
 
     Writes neighbours.jpg, the most suspicious samples first, and neighbours.json: how near samples lie to the training images, against how
@@ -36,7 +39,7 @@ def command(model, data, samples, seeds, by, out, json_file, device):
     with Stages() as stages:
         clock, ticks = Clock(stages), {}
         told = lambda stage, done, total: ticks.setdefault(stage, clock.stage(stage))(done, total)               # noqa: E731
-        found = neighbours(model, data, kinds=kinds, seeds=numbers, device=device, progress=told)
+        found = neighbours(model, data, kinds=kinds, seeds=numbers, device=device, progress=told, trust=trust)
     folder = Path(out) if out else Path(model) if is_run else Path("neighbours")
     written = found.save(folder)
     text = json.dumps(found.figures, indent=1, ensure_ascii=False)
@@ -51,5 +54,5 @@ def command(model, data, samples, seeds, by, out, json_file, device):
     if is_run and folder == Path(model):
         from handful.train.report import write_report
 
-        written = (*written, write_report(folder))
+        written = (*written, write_report(folder, trust))
     click.echo("\n".join(map(str, written)))

@@ -7,12 +7,14 @@ from pathlib import Path
 import click
 
 from ..errors import HandfulError, nearest
+from ._options import trust as trust_option
 
 
 @click.command()
 @click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
 @click.option("--open", "show", is_flag=True, help="Open it in the browser.")
-def command(run: Path, show: bool) -> None:
+@trust_option
+def command(run: Path, show: bool, trust: tuple[str, ...]) -> None:
     """Write RUN/report.html, also while the run is going, and print its path.
 
     The file holds everything it shows and fetches nothing: send it, or copy it from a server.
@@ -20,7 +22,7 @@ def command(run: Path, show: bool) -> None:
     from ..train.report import write_report
 
     check_run(run)
-    path = write_report(run)
+    path = write_report(run, trust)
     click.echo(path)
     if show:
         import webbrowser

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from ._options import trust as trust_option
+
 
 @click.command(name="reproduce")
 @click.argument("table", required=False, metavar="[PAPER/TABLE]")
@@ -22,7 +24,8 @@ import click
 @click.option("--device", default="auto", show_default=True, help="cuda, mps or cpu.")
 @click.option("--dry-run", is_flag=True, help="With --row: say what would be run and what it costs here; then stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
-def command(table, row, data_set, data, against, scale, seed, seeds, samples, settings, out, device, dry_run, as_json):
+@trust_option
+def command(table, row, data_set, data, against, scale, seed, seeds, samples, settings, out, device, dry_run, as_json, trust):
     """Without arguments: the papers and their tables. With PAPER/TABLE: its figures, the settings behind them, and what has been measured
     under --out. With --row: train and score that row; the same command goes on with an unfinished run."""
     from handful.errors import UsageError
@@ -50,7 +53,7 @@ def command(table, row, data_set, data, against, scale, seed, seeds, samples, se
 
     chosen, results = _tables.pick(found, row, data_set), []
     for number in range(seed, seed + (seeds or 1)):
-        job = Job(chosen, data, against, scale, number, samples, tuple(settings), out, device)
+        job = Job(chosen, data, against, scale, number, samples, tuple(settings), out, device, trust)
         if dry_run:
             return _run.describe(job, click.echo)
         with Stages() as stages:

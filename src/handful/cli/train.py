@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-GRACE_SEC = 10                       # for the other processes to end when one has
+from ._launch import start_processes
+from ._options import trust as trust_option
 
 
 @click.command(name="train")
@@ -23,8 +24,12 @@ GRACE_SEC = 10                       # for the other processes to end when one h
 @click.option("--skip-bad", is_flag=True, help="Train without the files that can't be read.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, how long it takes and how much memory; then stop.")
 @click.option("--init-from", type=click.Path(), metavar="MODEL", help="Start from the weights of another run.")
-@click.option("--resume", type=click.Path(), metavar="RUN", help="Go on with a run, bit for bit; DATA may be left out, --kimg lengthens it.")
-def command(data, recipe, out, res, kimg, batch, seed, labels, device, gpus, precision, settings, skip_bad, dry_run, init_from, resume):
+@click.option("--resume", type=click.Path(), metavar="RUN|auto",
+              help="Go on with a run, bit for bit; DATA may be left out, --kimg lengthens it. auto: with the run in --out, or begin it.")
+@click.option("--threads", type=click.IntRange(1, 1024), help="Of the CPU, part of the arithmetic.  [default: found out by timing steps]")
+@trust_option
+def command(data, recipe, out, res, kimg, batch, seed, labels, device, gpus, precision, settings, skip_bad, dry_run, init_from, resume, threads,
+            trust):
     """Train a generator on DATA: a folder of any depth, a zip, or a name (cifar10:10%). With nothing else, settings are chosen for DATA and this
     machine."""
     import os
@@ -35,60 +40,18 @@ def command(data, recipe, out, res, kimg, batch, seed, labels, device, gpus, pre
     if data is None and resume is None:
         raise UsageError("name the images to train on: handful train DATA")
     if gpus and gpus > 1 and "WORLD_SIZE" not in os.environ:
-        return _start_processes(gpus, sys.argv[1:])
+        return start_processes(gpus, sys.argv[1:])
+    from handful.cli.data import progress_of
     from handful.files import in_shell
     from handful.train import train
 
-    run = train(data, recipe, out, kimg, res=res, batch=batch, seed=seed, labels=labels, device=device, precision=precision,
-                settings=settings, skip_bad=skip_bad, dry_run=dry_run, init_from=init_from, resume=resume, say=click.echo)
+    with progress_of("reading the images") as reading:
+        run = train(data, recipe, out, kimg, res=res, batch=batch, seed=seed, labels=labels, device=device, precision=precision, settings=settings,
+                    skip_bad=skip_bad, dry_run=dry_run, init_from=init_from, resume=resume, threads=threads, trust=trust, say=click.echo,
+                    reading=reading)
     if dry_run or os.environ.get("RANK", "0") != "0":
         return 0
     if not run.finished:
         click.echo(f"stopped and saved; go on with: handful train --resume {in_shell(run.folder)}")
         return 130
     click.echo(f"done: {run.folder / 'report.html'}\npictures: handful generate {in_shell(run.folder)} --seeds 0-63 --grid")
-
-
-def _start_processes(gpus: int, args: list[str]) -> int:
-    """The same command once per GPU. The first speaks for all; when one fails the others go too, and its line is shown."""
-    import os
-    import signal
-    import socket
-    import subprocess
-    import sys
-    import tempfile
-    import time
-
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    place = {"WORLD_SIZE": str(gpus), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    line = [sys.executable, "-m", "handful", *args]
-    with tempfile.TemporaryFile("w+") as others:
-        processes = [subprocess.Popen(line, env=os.environ | place | {"RANK": str(i), "LOCAL_RANK": str(i)},
-                                      **({"stdout": subprocess.DEVNULL, "stderr": others} if i else {})) for i in range(gpus)]
-
-        def stop(number: int, frame: object) -> None:
-            """Ctrl-C in a terminal reaches the processes by itself, a lone signal doesn't; a second SIGTERM does no harm."""
-            for p in processes:
-                if p.poll() is None and os.name != "nt":
-                    p.terminate()
-
-        old = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            while not any(p.poll() for p in processes) and any(p.poll() is None for p in processes):
-                time.sleep(0.1)
-            until = time.monotonic() + GRACE_SEC
-            while any(p.poll() is None for p in processes) and time.monotonic() < until:
-                time.sleep(0.1)
-        finally:
-            for p in processes:
-                if p.poll() is None:                  # it waits for one that is gone
-                    p.kill()
-            for s, handler in old.items():
-                signal.signal(s, handler)
-        codes = [p.wait() for p in processes]
-        if codes[0] < 0 and any(c > 0 for c in codes):     # the first was well, and was ended because of another
-            others.seek(0)
-            click.echo(others.read().strip(), err=True)
-        return next((c for c in (*codes, 1) if c > 0), 1) if any(codes) else 0

@@ -18,6 +18,7 @@ import os
 import sys
 import tarfile
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,9 +26,10 @@ from pathlib import Path
 import numpy as np
 
 from handful import fetch
-from handful.errors import HandfulError, UsageError, nearest
+from handful.errors import HandfulError, HandfulWarning, UsageError, nearest
 from handful.features._table import ENTRIES, Entry, File, Origin
 from handful.fetch import Progress, Unreachable
+from handful.files import unreadable
 
 
 def names() -> list[str]:
@@ -213,10 +215,15 @@ def _read_safetensors(name: str, path: Path) -> dict[str, np.ndarray]:
         with safe_open(path, "numpy") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no dictionary
             stored = (file.metadata() or {}).get("digest")
+    except PermissionError as fault:
+        raise unreadable(path, fault) from None
     except (SafetensorError, OSError, ValueError, KeyError) as fault:
         raise HandfulError(f"{path}: not a readable safetensors file ({fault}); get it anew with: handful weights get {name}") from None
     if digest(tensors) != (ENTRIES[name].digest or stored):
         raise HandfulError(f"{path}: damaged, or not the weights '{name}'; get them anew with: handful weights get {name}")
+    if ENTRIES[name].digest is None:
+        warnings.warn(f"the weights '{name}' are not verified, no digest of them is known: figures rest on {path} (sha256 "
+                      f"{fetch.sha256_of(path)})", HandfulWarning, stacklevel=3)
     return tensors
 
 

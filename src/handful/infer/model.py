@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .. import catalog
+from .. import catalog, tensors
 from .. import config as config_module
 from ..config import Config
 from ..errors import HandfulError, UsageError, nearest
-from ..files import load_checkpoint
+from ..files import parse_json
 from ..rng import derive
-from ..seam import Generator
+from ..seam import Discriminator, Generator
 
 
 class SeedRng:
@@ -125,30 +124,55 @@ def check_seed(seed: int) -> int:
     return number
 
 
-def load(model: str | Path, device: str | torch.device = "auto") -> Model:
+def load(model: str | Path, device: str | torch.device = "auto", trust: Iterable[str] = ()) -> Model:
     """A Model from a run folder, a checkpoint (.pt) or a .safetensors. Nothing in any of them is executed.
 
-    Raises HandfulError where the path is none of these, or is damaged.
+    trust: modules outside of the package whose classes the file may name. Raises HandfulError where the path is none of these, is damaged, or
+    holds other tensors than its own configuration describes; Untrusted where it names a class of a module that isn't in `trust`.
     """
     path = Path(model)
     device = pick_device(str(device))
     if path.is_dir():
-        return _from_folder(path, device)
-    if not path.exists():
+        path = _in_folder(path)
+    elif not path.exists():
         near = nearest(path.name, [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else [])
         raise HandfulError(f"{model} doesn't exist{near if 'did you mean' in near else '; MODEL is a run folder, a checkpoint or a .safetensors'}")
+    if path.suffix in (".safetensors", ".pt") and not path.is_file():         # reading a pipe would wait for ever
+        raise HandfulError(f"{model} is not a regular file; give a run folder, a checkpoint (.pt) or a .safetensors")
     if path.suffix == ".safetensors":
-        return _from_safetensors(path, device)
+        return _from_safetensors(path, device, trust)
     if path.suffix == ".pt":
-        return _from_checkpoint(path, device)
+        state = tensors.load_checkpoint(path)
+        return model_of(state, path, trust).to(device)
     raise HandfulError(f"{model} is no model: give a run folder, a checkpoint (.pt) or a .safetensors")
 
 
 def generator_of(config: Config) -> Generator:
     """The generator that a configuration describes, freshly initialised."""
+    return _network_of(config, "Generator")
+
+
+def check_networks(config: Config, said: str, G: tensors.Header | None = None, D: tensors.Header | None = None) -> None:
+    """Raises HandfulError where G's or D's tensors in the file `said` are not those of the configuration beside them. Allocates nothing."""
+    for use, which, found in ((config.g, "Generator", G), (config.d, "Discriminator", D)):
+        if found is None:
+            continue
+        try:
+            with torch.device("meta"):
+                wanted = _network_of(config, which).state_dict()
+        except HandfulError:
+            raise
+        except Exception as error:
+            if catalog.is_outside(use.name):                 # a trusted class may be made in ways that need real memory
+                continue
+            raise HandfulError(f"{said} describes a {which.lower()} that can't be made ({' '.join(str(error).split())[:100]})") from None
+        tensors.compare(wanted, found, said)
+
+
+def _network_of(config: Config, which: str) -> Generator | Discriminator:
     d = config.data
-    classes = len(d.class_names)
-    return catalog.build("arch", config.g, "Generator", resolution=d.resolution, channels=d.channels, num_classes=classes)
+    use = config.g if which == "Generator" else config.d
+    return catalog.build("arch", use, which, resolution=d.resolution, channels=d.channels, num_classes=len(d.class_names))
 
 
 def pick_device(device: str) -> torch.device:
@@ -163,40 +187,39 @@ def pick_device(device: str) -> torch.device:
     return chosen
 
 
-def _from_folder(folder: Path, device: torch.device) -> Model:
+def _in_folder(folder: Path) -> Path:
+    """The file of a run folder that holds its model."""
     if not (folder / "config.json").exists():
         raise HandfulError(f"{folder} is not a run folder: it has no config.json")
     if (folder / "model.safetensors").exists():
-        return _from_safetensors(folder / "model.safetensors", device)
+        return folder / "model.safetensors"
     found = sorted((folder / "checkpoints").glob("*.pt"))
     if not found:
         raise HandfulError(f"{folder} holds no model yet; go on with: handful train --resume {folder}")
-    return _from_checkpoint(found[-1], device)
+    return found[-1]
 
 
-def _from_safetensors(path: Path, device: torch.device) -> Model:
-    try:
-        with safe_open(path, "pt", device=str(device)) as f:
-            metadata = f.metadata() or {}
-            tensors = {k: f.get_tensor(k) for k in f.keys()}
-    except (SafetensorError, OSError) as error:
-        raise HandfulError(f"{path} is cut short or damaged ({str(error)[:80]}); write it anew from a checkpoint of its run") from None
+def _from_safetensors(path: Path, device: torch.device, trust: Iterable[str]) -> Model:
+    metadata, header = tensors.read_header(path)
     if "config" not in metadata:
         raise HandfulError(f"{path} has no configuration of handful in its metadata; it was written by something else")
-    return _built(json.loads(metadata["config"]), tensors, device, int(metadata.get("images_seen", 0)), path)
+    config = config_module.from_file(parse_json(metadata["config"], f"the configuration in {path}", dict), str(path), trust)
+    seen = metadata.get("images_seen", "0")
+    if not (seen.isdecimal() and seen.isascii() and len(seen) < 16):
+        raise HandfulError(f"{path}: its metadata says images_seen={seen[:30]!r}, which is no count; it was changed")
+    check_networks(config, str(path), header)
+    return _filled(config, tensors.read_tensors(path), int(seen), path).to(device)
 
 
-def _from_checkpoint(path: Path, device: torch.device) -> Model:
-    state = load_checkpoint(path, device)
-    return _built(json.loads(state["config"]), state["G_ema"], device, state["progress"]["images_seen"], path)
+def model_of(state: Mapping[str, Any], path: Path, trust: Iterable[str] = ()) -> Model:
+    """The averaged generator of a checkpoint's contents, on the CPU. path: where they come from. Errors: as of `load`."""
+    config = config_module.from_file(parse_json(state["config"], f"the configuration in {path}", dict), str(path), trust)
+    check_networks(config, str(path), tensors.header_of(state["G_ema"]))
+    return _filled(config, state["G_ema"], state["progress"]["images_seen"], path)
 
 
-def _built(tree: dict, tensors: dict[str, Tensor], device: torch.device, images_seen: int, path: Path) -> Model:
-    config = config_module.parse(tree)
+def _filled(config: Config, found: Mapping[str, Tensor], images_seen: int, path: Path) -> Model:
+    tensors.must_be_finite(found, str(path))
     generator = generator_of(config)
-    try:
-        generator.load_state_dict(tensors)
-    except RuntimeError as error:
-        first = str(error).splitlines()[0]
-        raise HandfulError(f"{path} doesn't fit its own configuration ({first}); it was changed or is from another version") from None
-    return Model(generator.to(device), config, images_seen)
+    tensors.fill(generator, found, str(path))
+    return Model(generator, config, images_seen)

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..errors import HandfulError
 from ..features import weights
 from ..files import atomic
+from ..tensors import Header, must_be_finite, read_header, read_tensors
 
 VERSION = 2                              # to be raised when what is kept changes its meaning
 MOST_FILES, MOST_BYTES = 200, 2 * 10**9
@@ -30,15 +31,16 @@ def path_of(parts: Sequence[object]) -> Path:
     return folder() / f"{hashlib.sha256(json.dumps([VERSION, *parts]).encode()).hexdigest()[:32]}.safetensors"
 
 
-def read(parts: Sequence[object]) -> dict[str, Tensor] | None:
-    """What was kept under these parts of a name, or None; a damaged file counts as none."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
+def read(parts: Sequence[object], wanted: Header) -> dict[str, Tensor] | None:
+    """What was kept under these parts of a name, or None. wanted: dtype and shape of each tensor; a damaged file, and one that holds other tensors
+    or numbers that aren't finite, counts as none."""
     path = path_of(parts)
     try:
-        found = load_file(path) if path.is_file() else None
-    except (SafetensorError, OSError, ValueError):
+        if not path.is_file() or read_header(path)[1] != wanted:
+            return None
+        found = read_tensors(path)
+        must_be_finite(found, str(path))
+    except (HandfulError, OSError):
         return None
     with suppress(OSError):                                  # someone else's can be read, not marked
         os.utime(path)                                       # used now

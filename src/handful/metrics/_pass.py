@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from ..tensors import Header
 from ._pictures import Pictures
 from ._stats import Moments, Splits, Stats, in_first_half
 from ._world import World
@@ -34,6 +35,14 @@ class Wanted:
     @property
     def count(self) -> int:
         return max(self.kept, *self.moments, *self.splits, 0)
+
+    def header(self, network: nn.Module) -> Header:
+        """Dtype and shape of what `Seen.tensors` gives."""
+        found: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {"features": (torch.float32, (self.kept, network.dim))} if self.kept else {}
+        for key in (f"{n}.{i}" for n in self.moments for i in range(2)):
+            found |= {f"{key}.count": (torch.int64, ()), f"{key}.sum": (torch.float64, (network.dim,)),
+                      f"{key}.outer": (torch.float64, (network.dim, network.dim))}
+        return found
 
 
 class Seen:

@@ -133,7 +133,7 @@ class Filed:
         in_threads(hashed, self.source.names, lambda name, digest: of_bytes.append(str(digest).encode()))
         order = in_order(of_bytes)
         place = ["pixels of files", hashlib.sha256(b"".join(of_bytes[i] for i in order)).hexdigest()]
-        kept = _cache.read(place)
+        kept = _cache.read(place, {"digests": (torch.uint8, (self.count, 16))})
         if kept is None:
             found: list[bytes] = []
             in_threads(lambda i: digests([self._decoded(self.source.names[i])])[0], range(self.count), lambda i, digest: found.append(digest))

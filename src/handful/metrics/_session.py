@@ -68,10 +68,10 @@ class Session:
     notes: dict[str, str] = field(default_factory=dict)
     shared: dict[Any, Any] = field(default_factory=dict)                             # see Resources
 
-    def open(self, model, data, res, truncation, statistics, skip_bad, say, heldout: Dataset | str | None = None) -> None:
+    def open(self, model, data, res, truncation, statistics, skip_bad, say, heldout: Dataset | str | None = None, trust=()) -> None:
         """Finds the fakes and, for each kind of reals that is wanted, the reals."""
         if isinstance(model, str | os.PathLike) and _sets.is_model(model):
-            model = load(model, self.device)
+            model = load(model, self.device, trust)
         reading = self.clock.stage("reading DATA")
         if isinstance(model, Model):
             if res is not None:
@@ -168,7 +168,7 @@ class Session:
     def _look(self, stage: str, which: Which | str, pictures: Pictures, wanted: dict[str, Wanted]) -> None:
         lasting = which != "fakes"
         names = {n: self._statistics(pictures, n, w) for n, w in wanted.items() if lasting and self._keeps(n)}
-        found = {n: _cache.read(parts) for n, parts in names.items()} if self.world.rank == 0 else {}
+        found = {n: _cache.read(parts, wanted[n].header(self.networks[n])) for n, parts in names.items()} if self.world.rank == 0 else {}
         found = self.world.from_first(found)                 # one process decides for all
         for n in [n for n in names if found[n] is not None]:
             self.seen[which, n] = Seen.of(found[n])
@@ -219,7 +219,7 @@ class Session:
 
         def kept(parts: list[Any], make: Callable[[], float]) -> float:
             place = self._cache_name(pictures, m.extractor, *parts)
-            found = _cache.read(place) if self._keeps(m.extractor) else None
+            found = _cache.read(place, {"value": (torch.float64, ())}) if self._keeps(m.extractor) else None
             if found is None:
                 found = {"value": torch.tensor(make(), dtype=torch.float64)}
                 if self._keeps(m.extractor) and self.world.rank == 0:

@@ -13,7 +13,7 @@ image are left out.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,15 +87,15 @@ class Neighbours:
 
 
 def neighbours(model: Model | Path | str, data: Path | str, samples: int = 64, *, kinds: Sequence[str] = KINDS, seeds: Sequence[int] | None = None,
-               device: str = "auto", progress: Progress | None = None) -> Neighbours:
+               device: str = "auto", progress: Progress | None = None, trust: Iterable[str] = ()) -> Neighbours:
     """The nearest training images of a model's samples. data: the images that it was trained on; they are prepared as its settings say.
 
     samples: seeds 0 ... samples - 1, unless `seeds` are given. kinds: of "pixel", "lpips", "features"; those whose weights aren't here are left
-    out, and said. Raises HandfulError, UsageError.
+    out, and said. trust: modules outside of the package whose classes the model's file may name. Raises HandfulError, UsageError.
     """
     check_kinds(kinds)
     progress = progress or (lambda *_: None)
-    loaded = model if isinstance(model, Model) else load(model, device)
+    loaded = model if isinstance(model, Model) else load(model, device, trust)
     settings = loaded.config.data.model_copy(update={"path": str(data)})
     dataset = load_for(settings, loaded.config.seed, progress=lambda done, total: progress("reading the images", done, total))
     notes, heldout = [], None

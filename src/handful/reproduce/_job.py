@@ -23,7 +23,8 @@ BEATS = 100                              # log, previews and checkpoints of a sh
 @dataclass(frozen=True)
 class Job:
     """A row and how the user wants it. data, against: DATA to train on and to score against, where not the row's own; scale: of the schedule;
-    samples: to score with instead of the metric's own number; extra: more settings; out: the folder of all reproductions."""
+    samples: to score with instead of the metric's own number; extra: more settings; out: the folder of all reproductions; trust: modules outside of
+    the package whose classes a run's files may name."""
 
     row: Row
     data: str | None = None
@@ -34,6 +35,7 @@ class Job:
     extra: tuple[str, ...] = ()
     out: Path = Path("runs/reproduce")
     device: str = "auto"
+    trust: tuple[str, ...] = ()
     settings: tuple[str, ...] = field(init=False)
     published: Config = field(init=False)
 
@@ -59,6 +61,11 @@ class Job:
     def share(self) -> float:
         """Of the published schedule, in images shown."""
         return self.config.train.kimg / self.published.train.kimg
+
+    @property
+    def modules(self) -> set[str]:
+        """The modules outside of the package that the row's own settings or the user name."""
+        return {*self.trust, *config_module.modules_of(self.config)}
 
     @property
     def folder(self) -> Path:

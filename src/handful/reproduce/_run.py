@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from .. import __version__
 from .. import config as config_module
 from ..errors import HandfulError, UsageError
@@ -75,7 +77,7 @@ def reproduce(job: Job, say: Say = print, progress: Progress | None = None) -> d
     if todo:
         if not _trained(job, source, say):
             return None
-        scored = evaluate(folder, against, todo, device=job.device, progress=progress, say=say)
+        scored = evaluate(folder, against, todo, device=job.device, progress=progress, say=say, trust=job.modules)
         facts["found"] |= {job.key(wanted[m].metric): result for m, result in scored.items()}
         best = checkpoint.index(folder)
         facts["snapshot"] = f"the snapshot of best {best['metric']} during the run" if best["best"] else "the last snapshot"
@@ -96,10 +98,11 @@ def _trained(job: Job, source: str, say: Say) -> bool:
     folder = job.folder
     if checkpoint.all_of(folder) and f"{to_images(job.config.train.kimg):09d}" <= checkpoint.all_of(folder)[0].stem:
         return True
-    if (folder / "config.json").exists():
-        run = train(source, resume=folder, seed=job.seed, settings=job.settings, device=job.device, say=say)
+    if checkpoint.all_of(folder):
+        run = train(source, resume=folder, seed=job.seed, settings=job.settings, device=job.device, trust=job.modules, say=say)
     else:
-        run = train(source, recipe=job.row.recipe, out=folder, seed=job.seed, settings=job.settings, device=job.device, say=say)
+        run = train(source, recipe=job.row.recipe, out=folder, seed=job.seed, settings=job.settings, device=job.device, trust=job.modules, say=say,
+                    threads=torch.get_num_threads())      # the machine's number, not one that depends on what else it did just now
     return run.finished
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -11,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from .. import catalog
-from ..errors import UsageError, nearest
+from ..errors import HandfulError, NoPermission, UsageError, nearest
+from ..files import parse_json, read_bounded
 from ..recipes._targets import Target
 
 RESULT = "result.json"                   # in the folder of a row's run
@@ -134,12 +134,22 @@ def results(out: Path) -> list[dict[str, Any]]:
     found = []
     for path in sorted(out.rglob(RESULT)) if out.is_dir() else ():
         try:
-            facts = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            facts = parse_json(read_bounded(path), str(path), dict)
+        except NoPermission:
+            raise
+        except HandfulError:
             continue
-        if isinstance(facts, dict) and {"setting", "found", "share", "other", "seed"} <= facts.keys():
+        if _sound(facts):
             found.append(facts)
     return found
+
+
+def _sound(facts: Mapping[str, Any]) -> bool:
+    """Whether it is what `reproduce` writes."""
+    kinds = {"setting": dict, "found": dict, "share": int | float, "other": list, "seed": int}
+    return all(isinstance(facts.get(key), kind) for key, kind in kinds.items()) and isinstance(facts.get("records", []), list) and all(
+        isinstance(scores, dict) and all(isinstance(scores.get(key, 0.0), int | float) for key in ("value", "std", "recall", "stderr"))
+        for scores in facts["found"].values())
 
 
 def value_of(target: Target, found: Mapping[str, Any]) -> float | None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 
 from .. import config as config_module
 from ..config import Config
-from ..files import FORMAT, atomic, write_text
+from ..errors import HandfulError, NoPermission
+from ..files import atomic, parse_json, read_bounded, write_text
+from ..tensors import FORMAT, load_checkpoint, write_tensors
+
+_NAME = re.compile(r"\d{1,15}\.pt", re.ASCII)
 
 
 def save(folder: Path, config: Config, state: Mapping[str, Any], keep: int) -> Path:
@@ -32,12 +36,22 @@ def save(folder: Path, config: Config, state: Mapping[str, Any], keep: int) -> P
 
 def index(folder: Path) -> dict[str, Any]:
     """{last, best: file names or None; metric, value: by which it is the best}. A missing or damaged index knows nothing."""
-    nothing = {"last": None, "best": None, "metric": None, "value": None}
+    found = {"last": None, "best": None, "metric": None, "value": None}
     try:
-        found = json.loads((folder / "checkpoints" / "index.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return nothing
-    return nothing | found if isinstance(found, dict) else nothing
+        read = parse_json(read_bounded(folder / "checkpoints" / "index.json"), "index.json", dict)
+    except NoPermission:
+        raise
+    except HandfulError:
+        return found
+    last, best, metric, value = (read.get(key) for key in found)
+    found["last"] = last if _is_name(last) else None
+    if _is_name(best) and isinstance(metric, str) and isinstance(value, int | float) and math.isfinite(value):
+        found |= {"best": best, "metric": metric, "value": value}
+    return found
+
+
+def _is_name(name: Any) -> bool:
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None
 
 
 def forget_best(folder: Path) -> None:
@@ -48,24 +62,29 @@ def mark_best(folder: Path, path: Path, metric: str, value: float) -> None:
     write_text(folder / "checkpoints" / "index.json", json.dumps(index(folder) | {"best": path.name, "metric": metric, "value": value}))
 
 
-def config_of(state: Mapping[str, Any]) -> Config:
-    return config_module.parse(json.loads(state["config"]))
-
-
 def all_of(folder: Path) -> list[Path]:
     """The checkpoints of a run, the newest first."""
-    return sorted((folder / "checkpoints").glob("*.pt"), reverse=True)
+    return sorted((p for p in (folder / "checkpoints").glob("*.pt") if _is_name(p.name)), key=lambda p: int(p.stem), reverse=True)
+
+
+def newest_good(folder: Path, say: Callable[[str], None]) -> tuple[Path, dict[str, Any]]:
+    """The newest checkpoint that can be read, and its contents; damaged ones are named and left where they are. Raises HandfulError."""
+    found = all_of(folder)
+    if not found:
+        raise HandfulError(f"{folder} has no checkpoint to go on from: nothing was saved yet; begin it again: handful train DATA --out {folder}")
+    fault: HandfulError | None = None
+    for path in found:
+        try:
+            return path, load_checkpoint(path)
+        except NoPermission:
+            raise
+        except HandfulError as error:
+            fault = error
+            say(str(error))
+    raise HandfulError(f"no checkpoint of {folder} can be read; the last fault: {fault}")
 
 
 def save_model(path: Path, config: Config, G_ema: torch.nn.Module, images_seen: int) -> None:
     """model.safetensors: the averaged generator alone, with the configuration in its metadata."""
-    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in G_ema.state_dict().items()}
-    metadata = {"format": "pt", "handful": str(FORMAT), "config": config_module.dumps(config), "images_seen": str(images_seen)}
-
-    def write(p: Path) -> None:
-        try:
-            save_file(tensors, p, metadata)
-        except SafetensorError as error:                     # it wraps what the disk says
-            raise OSError(str(error)) from error
-
-    atomic(path, write)
+    write_tensors(path, G_ema.state_dict(), {"format": "pt", "handful": str(FORMAT), "config": config_module.dumps(config),
+                                             "images_seen": str(images_seen)})

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -17,9 +18,11 @@ from ..config import Config, merge
 from ..data import Dataset, Scan
 from ..errors import HandfulError, UsageError
 from ..seam import Strength
+from . import reduce, threads
 from .log import duration
 
-PROBE_SEC = 20.0                        # the estimate runs real steps, but no longer than about this
+PROBE_SEC = 20.0                        # the estimate runs real steps, half of this and at least three
+BUSY = 1.5                              # a step that takes so many times the median step's time shows that other programs run
 NARROW = {64: "fastgan64_narrow", 128: "fastgan128_narrow", 256: "fastgan256_narrow"}
 FULL = {256: "fastgan256", 512: "fastgan512", 1024: "fastgan1024"}
 NARROW_ADA = {32: "stylegan2_32_narrow", 64: "stylegan2_64_narrow", 128: "stylegan2_128_narrow"}
@@ -31,17 +34,18 @@ ADA_KIMG = 5000.0                       # a length for whoever asked for none: t
 
 @dataclass(frozen=True)
 class Choice:
-    """tree: a configuration as a plain tree; why: what to tell the user."""
+    """tree: a configuration as a plain tree; why: what to tell the user; file: where the tree is from a file, which."""
 
     tree: dict[str, Any]
     why: list[str]
+    file: str = ""
 
 
 def choose(recipe: str, scanned: Scan, device: torch.device, asked: Mapping[str, Any], world: int = 1) -> Choice:
     """The recipe, chosen where it is "auto", or the settings of another run. asked: what the user set, as a tree; it always wins. world: how many
     processes (GPUs) share the work."""
     if recipe.endswith(".json"):
-        return Choice(config_module.to_tree(config_module.read(Path(recipe))), [f"settings from {recipe}"])
+        return Choice(config_module.read_tree(Path(recipe)), [f"settings from {recipe}"], recipe)
     why = []
     res = asked.get("data", {}).get("resolution")
     res = min(res) if isinstance(res, list) else res             # recipes compute with one number
@@ -166,17 +170,20 @@ def data_budget(device: torch.device) -> int:
 
 @dataclass(frozen=True)
 class Estimate:
-    """images_per_sec and memory_gb from real steps on made-up images of the run's shape; sec: of the whole run; notes: what the run will say."""
+    """images_per_sec and memory_gb from real steps on made-up images of the run's shape; sec: of the whole run; threads: of the CPU to compute with,
+    None on another device; notes: what the run will say."""
 
     images_per_sec: float
     memory_gb: float
     sec: float
     line: str
+    threads: int | None = None
     notes: list[str] = field(default_factory=list)
 
 
 def estimate(config: Config, device: torch.device, rank: int = 0, world: int = 1) -> Estimate:
-    """Runs a few steps of the run itself on noise and extrapolates. Costs a few seconds (at most about twice PROBE_SEC).
+    """Runs a few steps of the run itself on noise and extrapolates; on a CPU also finds out the number of threads, and leaves it set. Costs a few
+    seconds, more where steps are long: PROBE_SEC and at least six of them.
 
     All processes of a run take part, and take the same number of steps.
     """
@@ -205,24 +212,38 @@ def estimate(config: Config, device: torch.device, rank: int = 0, world: int = 1
         _wait(device)
         return time.perf_counter() - start
 
-    times = [timed(0)]
-    while len(times) < 2 if world > 1 else len(times) < 4 and sum(times) < PROBE_SEC / 2:
-        times.append(timed(1))                            # an iteration without lazy phases, as most are
-    per_step = min(times[1:] or times)
+    used = threads.fixed(t.threads) if device.type == "cpu" else None
+    if used is not None:
+        torch.set_num_threads(used)
+    timed(0)                                              # the first step loads code and grows memory: it doesn't count
+    if device.type == "cpu" and used is None:
+        tried = threads.measure(lambda: timed(1), world)  # an iteration without lazy phases, as most are
+        used = threads.best(tried)
+        torch.set_num_threads(used)
+    times, started = [timed(1)], time.perf_counter()
+    while reduce.from_first(len(times) < 3 or len(times) < 12 and time.perf_counter() - started < PROBE_SEC / 2, world):
+        times.append(timed(1))
+    per_step, slowest = median(times), sorted(times)[len(times) * 4 // 5]         # without the odd step that something else held up
     if lazy := [p.every for p in trainer.plan if not p.main]:
-        whole = timed(0) if len(times) > 1 else times[0]
-        per_step += max(0.0, whole - per_step) * sum(1 / k for k in lazy) / len(lazy)
+        extra = max(0.0, min(timed(0) for _ in range(2)) - per_step) * sum(1 / k for k in lazy) / len(lazy)
+        per_step, slowest = per_step + extra, slowest + extra
     shown = t.batch * t.d_steps
-    speed = shown / per_step
-    sec = t.kimg * 1000 / speed
+    speed, sec = shown / per_step, t.kimg * 1000 * per_step / shown
     memory = memory_gb(device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)        # the run counts its own
     note = " (uncompiled; compiled it will be faster)" if compiles(t.compile, device) else ""
-    per_sec = f"{speed:.0f}" if speed >= 100 else f"{speed:.3g}"
-    line = (f"{t.kimg:g} kimg at about {per_sec} images/s on {machine(device)}{f' x {world}' if world > 1 else ''} in "
-            f"{precision(t.precision, device)}: {duration(sec)}, {memory:.1f} GB of memory{note}")
-    return Estimate(speed, memory, sec, line, trainer.notes)
+    pace, length, longest = _few_digits(speed), duration(sec), duration(sec * slowest / per_step)
+    if slowest > BUSY * per_step and longest != length:
+        pace, length = f"{_few_digits(shown / slowest)} to {pace}", f"{length} to {longest}"
+        note += "; other programs use this machine, so this is uncertain"
+    line = (f"{t.kimg:g} kimg at about {pace} images/s on {machine(device)}{f' x {world}' if world > 1 else ''} in "
+            f"{precision(t.precision, device)}: {length}, {memory:.1f} GB of memory{note}")
+    return Estimate(speed, memory, sec, line, used, trainer.notes)
+
+
+def _few_digits(speed: float) -> str:
+    return f"{speed:.0f}" if speed >= 100 else f"{speed:.3g}"
 
 
 def _wait(device: torch.device) -> None:

@@ -112,6 +112,12 @@ class Evaluation:
                          f"checkpoint, the first after {duration(2 * self.last / budget)} or at the end", self.trainer.images_seen)
         return fits
 
+    def missing(self) -> bool:
+        """Whether the run's last state was never scored, though there is something to score by: it was stopped, or killed, before it was."""
+        images = self.trainer.images_seen
+        scored = self.trainer.rank or any(m.get("images") == images for m in read(self.folder / "metrics.jsonl"))
+        return bool(self.names) and images > 0 and not reduce.from_first(scored, self.trainer.world)
+
     def score(self, model) -> bool:
         """Scores the averaged generator; True where it is the best so far. Raises Stopped."""
         trainer, chooser = self.trainer, self.chooser

@@ -6,19 +6,20 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 from ..errors import HandfulError
-from ..files import load_checkpoint
 from ..infer.grid import grid, save_image
 from ..infer.model import Model
-from . import checkpoint, ema
+from . import checkpoint, ema, reduce
+from . import threads as threads_module
 from .evaluation import Alarm, Evaluation, Stopped
-from .log import Log
+from .folder import Owner
+from .log import Log, start_speed
 from .loop import Trainer
 
 EXPLODED = 1e6                       # a logit or loss beyond this is not coming back
@@ -28,18 +29,23 @@ MOST_COLUMNS = 16                    # of a preview
 ECHO_SEC = 1.0                       # a second Ctrl-C within this is the first one, passed on
 
 
+STOPS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")      # a terminal that closes, and what clusters send before the time is up
+
+
 class Stop:
-    """Whether the user asked to stop (Ctrl-C, SIGTERM), and when. A second Ctrl-C stops at once, but not an echo of the first: programs that
-    start others (timeout, task runners) pass on what the terminal has sent to all of them already."""
+    """Whether the user asked to stop (Ctrl-C, or another of STOPS), and when. A second Ctrl-C stops at once, but not an echo of the first: programs
+    that start others (timeout, task runners) pass on what the terminal has sent to all of them already."""
 
     asked = False
     at = 0.0
 
 
-def fit(trainer: Trainer, folder: Path, log: Log, *, sec_before: float = 0.0) -> bool:
+def fit(trainer: Trainer, folder: Path, log: Log, *, sec_before: float = 0.0, owner: Owner | None = None,
+        changes: Mapping[int, int] | None = None) -> bool:
     """Runs until `train.kimg`. Returns False where the user stopped it (everything is saved). Only rank 0 writes.
 
-    folder: the run's; sec_before: training time of earlier sessions, in seconds.
+    folder: the run's; sec_before: training time of earlier sessions, in seconds; owner: asked before each write; changes: of the number of threads,
+    by images seen, which the run made before it went back to where it is now.
     """
     config, first = trainer.config, trainer.rank == 0
     total = to_images(config.train.kimg)
@@ -49,13 +55,21 @@ def fit(trainer: Trainer, folder: Path, log: Log, *, sec_before: float = 0.0) ->
     rolled_back, good = 0, trainer.images_seen            # good: until here the numbers were sound
     with _signals() as stop:
         evaluation, alarm = Evaluation(trainer, folder, log, lambda: stop.asked), Alarm()
+        pace = _Pace(trainer, folder, log, changes or {})
+
+        def save() -> None:
+            if owner is not None:
+                owner.check()
+            _save(trainer, folder, sec_before + time.perf_counter() - started)
+
         if first and trainer.images_seen == 0:
             _preview(trainer, folder)
-            _save(trainer, folder, 0.0)                   # so that a roll-back always has where to go
+            save()                                        # so that a roll-back always has where to go
         while trainer.images_seen < total:
-            before = trainer.images_seen
+            before, step_started = trainer.images_seen, time.perf_counter()
             trainer.step()
             now = trainer.images_seen
+            pace.watch.look(now - before, time.perf_counter() - step_started)
             while trainer.notes:
                 log.say(trainer.notes.pop(0), now)
             log.progress(now)
@@ -66,7 +80,7 @@ def fit(trainer: Trainer, folder: Path, log: Log, *, sec_before: float = 0.0) ->
             saving = _due(before, now, config.every.checkpoint_kimg) or scoring
             if _due(before, now, config.every.log_kimg) or saving or halt:        # nothing is saved unlooked at
                 values = trainer.take_log()
-                trouble, exploded = _trouble(values, trainer.stuck)
+                trouble, exploded = _trouble(values, trainer.stuck, trainer.average_is_finite())
                 good = good if trouble else now
                 if exploded or now - good >= patience and trouble:
                     rolled_back += 1
@@ -82,21 +96,56 @@ def fit(trainer: Trainer, folder: Path, log: Log, *, sec_before: float = 0.0) ->
                 tick, tick_images = time.perf_counter(), now
             if first and (_due(before, now, config.every.preview_kimg) or done):
                 _preview(trainer, folder)
+            if saving and good == now and not halt:
+                pace.at_checkpoint()                      # before it is written: what follows is computed with the new number
             if first and (saving and good == now or halt):
-                _save(trainer, folder, sec)
+                save()
             if scoring and good == now:
                 try:
                     _score(trainer, folder, evaluation)
                 except Stopped:                           # everything is saved already
                     return done
                 if first and done:
-                    _save(trainer, folder, sec_before + time.perf_counter() - started)     # with the time that the scores took
+                    save()                                # with the time that the scores took
                 tick = time.perf_counter()
             if halt:
                 return done
         if first and trainer.images_seen == images_before and not checkpoint.all_of(folder):
-            _save(trainer, folder, sec_before)
+            save()
+        if trainer.images_seen == images_before and evaluation.missing() and evaluation.affordable(sec_before, True):
+            try:                                          # it was stopped or killed before its last score
+                _score(trainer, folder, evaluation)
+            except Stopped:
+                pass
     return True
+
+
+class _Pace:
+    """The number of threads of a run on a CPU, which may change at its checkpoints: again as in `changes`, and where it has become slow."""
+
+    def __init__(self, trainer: Trainer, folder: Path, log: Log, changes: Mapping[int, int]) -> None:
+        self.trainer, self.log, self.changes = trainer, log, changes
+        self.may_change = trainer.device.type == "cpu" and trainer.threads is not None and threads_module.fixed(None) is None
+        self.watch = threads_module.Watch(start_speed(folder), trainer.threads != trainer.config.train.threads)
+
+    def at_checkpoint(self) -> None:
+        """Called by all processes of a run where its state is about to be saved."""
+        trainer, now = self.trainer, self.trainer.images_seen
+        if now in self.changes:
+            self._change(self.changes[now], "as before")
+        elif now > max(self.changes, default=0) and self.may_change and reduce.from_first(self.watch.due, trainer.world):
+            taken = threads_module.measure_in_place(trainer)
+            chosen = threads_module.best(taken)
+            if chosen != trainer.threads:
+                figures = ", ".join(f"{n}: {trainer.batch * trainer.config.train.d_steps / sec:.3g}" for n, sec in sorted(taken.items()))
+                self._change(chosen, f"images/s by threads {figures}")
+            torch.set_num_threads(trainer.threads)
+            self.watch.again(trainer.threads != trainer.config.train.threads)
+
+    def _change(self, threads: int, why: str) -> None:
+        self.log.change_threads(self.trainer.images_seen, self.trainer.threads, threads, why)
+        self.trainer.threads = threads
+        torch.set_num_threads(threads)
 
 
 def to_images(kimg: float) -> int:
@@ -119,12 +168,15 @@ def _agreed(asked: bool, trainer: Trainer) -> bool:
     return bool(flag > 0)
 
 
-def _trouble(values: dict[str, float], stuck: tuple[str, ...]) -> tuple[str, bool]:
-    """What is wrong with this stretch of the log, in words, "" when nothing is; and whether waiting is useless, because it exploded."""
+def _trouble(values: dict[str, float], stuck: tuple[str, ...], average_is_finite: bool) -> tuple[str, bool]:
+    """What is wrong with this stretch of the log, in words, "" when nothing is; and whether waiting is useless: it exploded, or the average of G,
+    which never forgets, took up what isn't finite."""
     watched = {k: v for k, v in values.items() if k.split("/")[-1].startswith(("loss", "logits"))}
     for key, value in watched.items():
         if abs(value) > EXPLODED:
             return f"{key} is {value:.3g}", True
+    if not average_is_finite:
+        return "the averaged generator is not finite", True
     for side, name in (("d", "the discriminator"), ("g", "the generator")):
         if side in stuck:
             return f"the gradients of {name} are not finite", False
@@ -133,13 +185,15 @@ def _trouble(values: dict[str, float], stuck: tuple[str, ...]) -> tuple[str, boo
 
 def _roll_back(trainer: Trainer, folder: Path, log: Log, trouble: str, *, again: bool) -> None:
     remedy = "lower optim_d.lr and optim_g.lr (--set optim_d.lr=1e-4), or take --precision fp32"
-    found = checkpoint.all_of(folder)
-    if not again or not found:
+    if not again or not checkpoint.all_of(folder):
         raise HandfulError(f"training broke down at {trainer.images_seen} images: {trouble}; {remedy}, then resume")
-    detours = trainer.detours + 1
-    trainer.load_state_dict(load_checkpoint(found[0]))
+    detours, at = trainer.detours + 1, trainer.images_seen
+    path, state = checkpoint.newest_good(folder, lambda line: log.say(line, at))
+    trainer.load_state_dict(state)
+    if trainer.threads is not None:
+        torch.set_num_threads(trainer.threads)
     trainer.detours = detours                             # other latents and augmentations than those that led here
-    log.say(f"{trouble}: back to {found[0].name}, once; if it happens again the run stops", trainer.images_seen)
+    log.say(f"{trouble}: back to {path.name}, once; if it happens again the run stops", trainer.images_seen)
 
 
 @torch.no_grad()
@@ -193,7 +247,8 @@ def memory_gb(device: torch.device) -> float:
 
 @contextmanager
 def _signals() -> Iterator[Stop]:
-    """Ctrl-C and SIGTERM set a flag; the step is finished and saved. Handlers can be set from the main thread alone."""
+    """The signals of STOPS set a flag; the step is finished and saved. Handlers can be set from the main thread alone. A signal that was ignored at
+    the start (SIGHUP under nohup) stays ignored."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -205,9 +260,10 @@ def _signals() -> Iterator[Stop]:
         if not stop.asked:
             stop.asked, stop.at = True, time.monotonic()
 
-    old = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [getattr(signal, name) for name in STOPS if hasattr(signal, name)]               # Windows has two of them
+    old = {n: signal.signal(n, ask) for n in numbers if signal.getsignal(n) not in (signal.SIG_IGN, None)}
     try:
         yield stop
     finally:
-        for s, handler in old.items():
-            signal.signal(s, handler)
+        for n, handler in old.items():
+            signal.signal(n, handler)

@@ -9,10 +9,11 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from ..errors import HandfulError
-from ..files import write_text
+from ..files import loads, unreadable, write_text
 
 NAME = "log.jsonl"
 REWOUND = (NAME, "metrics.jsonl")
@@ -79,6 +80,12 @@ class Log:
         self._append({"images": self.images if images is None else images, "note": line})
         self._screen.say(line)
 
+    def change_threads(self, images: int, was: int, now: int, why: str) -> None:
+        """From `images` on the run computes with another number of threads: for people, and for `changes_of_threads`."""
+        line = f"{now} threads in place of {was} from here on ({why})"
+        self._append({"images": images, "threads": now, "note": line})
+        self._screen.say(line)
+
     def progress(self, images: int) -> None:
         """Moves the bar; cheap enough for every step."""
         self.images = images
@@ -123,6 +130,8 @@ def read(path: Path | str) -> list[dict[str, Any]]:
         text = Path(path).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return []
+    except PermissionError as error:
+        raise unreadable(path, error) from None
     return [line for line in map(_parsed, text.splitlines()) if line is not None]
 
 
@@ -137,10 +146,27 @@ def rewind(folder: Path, images: int) -> None:
             write_text(path, kept)
 
 
+def start_speed(folder: Path) -> float | None:
+    """Images/s at the start of the run: the median of the first lines of its log but the very first, None where there are too few."""
+    speeds = [line["images_per_sec"] for line in read(Path(folder) / NAME)[:50] if isinstance(line.get("images_per_sec"), int | float)][1:6]
+    return median(speeds) if len(speeds) >= 3 else None
+
+
+def changes_of_threads(folder: Path, after: int) -> dict[int, int]:
+    """The number of threads by the images seen where it changed, beyond `after` images; without what a roll-back undid."""
+    changes: dict[int, int] = {}
+    for line in read(Path(folder) / NAME):
+        images, number = _images_of(line), line.get("threads")
+        changes = {k: v for k, v in changes.items() if k <= images}
+        if isinstance(number, int) and 1 <= number <= 1024:
+            changes[int(images)] = number
+    return {k: v for k, v in changes.items() if k > after}
+
+
 def _parsed(line: str) -> dict[str, Any] | None:
     try:
-        found = json.loads(line)
-    except ValueError:
+        found = loads(line)
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 

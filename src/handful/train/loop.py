@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import catalog
+from .. import catalog, tensors
 from ..config import Config
 from ..data import Dataset, Sampler
 from ..errors import HandfulError, UsageError
@@ -31,13 +31,13 @@ class Trainer:
 
     config: resolved settings; dataset: the images; device, rank, world: where this process stands; count: how many training images the terms are
     told of, where `dataset` stands in for others (0: not known; None: its own); start: fills G and D with trained weights, before anything is put
-    around them and before terms copy them. After `step()`, `images_seen` counts the
+    around them and before terms copy them, and returns those of the average (None: G's own). After `step()`, `images_seen` counts the
     real images shown to D, and `take_log()` gives the means since the last call.
     """
 
     def __init__(self, config: Config, dataset: Dataset, device: torch.device, *, rank: int = 0, world: int = 1,
                  precision: str = "fp32", compile: bool = False, count: int | None = None,
-                 start: Callable[[Generator, Discriminator], None] | None = None) -> None:
+                 start: Callable[[Generator, Discriminator], Mapping[str, Tensor] | None] | None = None) -> None:
         self.config, self.device, self.rank, self.world = config, device, rank, world
         if config.data.holdout and config.data.groups is not None and dataset.groups is None:
             raise HandfulError("data.groups is set, but this Dataset has no groups: load it with data.load(..., groups=...)")
@@ -53,10 +53,11 @@ class Trainer:
         self.sampler = Sampler(len(self.dataset), derive(config.seed, "order"))
         self.loss = catalog.build("losses", config.loss)
         bare = self._bare_networks()                      # first: a resolution that the architecture hasn't is its to refuse
-        if start is not None:
-            start(*bare)
+        average = None if start is None else start(*bare)
         methods = self._methods()
         self.nets = self._networks(*bare, methods, precision, compile)
+        if average is not None:
+            self.nets.G_ema.load_state_dict(average)
         self.terms = nn.ModuleDict(self._terms(methods))
         self.plan = phases(self.terms, config.train.order)
         self._check()
@@ -67,6 +68,7 @@ class Trainer:
         self.images_seen = self.iteration = 0
         self.scored_sec = 0.0                             # spent on scores, in all sessions
         self.detours = 0                                  # roll-backs so far: each goes on with other latents and augmentations
+        self.threads: int | None = None                   # that it computes with on a CPU, where whoever runs the loop has set them
         # Said aloud by whoever runs the loop.
         self.notes = [n for part in (self.nets.augment, *self.terms.values()) for n in getattr(part, "notes", ())]
         self._log: dict[str, Tensor] = {}                 # sum and count by name, on the device
@@ -365,20 +367,27 @@ class Trainer:
     def state_dict(self) -> dict[str, Any]:
         n = self.nets
         progress = {"images_seen": self.images_seen, "iteration": self.iteration, "detours": self.detours,
-                    "scored_sec": self.scored_sec}
+                    "scored_sec": self.scored_sec, "world": self.world, "threads": self.threads}
         return {"progress": progress, "G": n.G.state_dict(), "D": n.D.state_dict(),
                 "G_ema": n.G_ema.state_dict(), "augment": n.augment.state_dict(), "terms": self.terms.state_dict(),
                 "optim_g": self.optim["g"].state_dict(), "optim_d": self.optim["d"].state_dict()}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], said: str = "the checkpoint") -> None:
+        """What `state_dict` gave, or a checkpoint holds. said: the file that it is from. Raises HandfulError where the state isn't this run's."""
         n = self.nets
         for key, module in (("G", n.G), ("D", n.D), ("G_ema", n.G_ema), ("augment", n.augment), ("terms", self.terms)):
-            module.load_state_dict(state[key])
+            tensors.fill(module, state[key], f"{said} ({key})")
         for side in ("g", "d"):
             settings = self.optim[side].state_dict()["param_groups"]
-            self.optim[side].load_state_dict(state[f"optim_{side}"])
+            optim.load(self.optim[side], state[f"optim_{side}"], f"{said} (optim_{side})")
             for group, now in zip(self.optim[side].param_groups, settings):
                 group.update({k: v for k, v in now.items() if k != "params"})      # settings are the configuration's, moments the file's
-        self.images_seen, self.iteration = state["progress"]["images_seen"], state["progress"]["iteration"]
-        self.detours = state["progress"].get("detours", 0)
-        self.scored_sec = state["progress"].get("scored_sec", 0.0)
+        progress = state["progress"]
+        self.images_seen, self.iteration = progress["images_seen"], progress["iteration"]
+        self.detours, self.scored_sec = progress.get("detours", 0), progress.get("scored_sec", 0.0)
+        self.threads = progress.get("threads")
+
+    def average_is_finite(self) -> bool:
+        """Whether the averaged generator holds finite numbers alone. Waits for the device, once."""
+        floats = [t for t in self.nets.G_ema.state_dict().values() if t.is_floating_point()]
+        return bool(torch.stack(torch._foreach_norm(floats, float("inf"))).isfinite().all())

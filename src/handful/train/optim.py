@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..config import Config, Optim
+from ..errors import HandfulError
+from ..files import first_line
 from ..seam import OptimConfig, Side, Term
 from .plan import Phase, lazy_correction
 
@@ -42,6 +45,17 @@ def _group(name: str, parameters: Iterable[nn.Parameter], o: Optim | OptimConfig
 def _fused(groups: list[dict]) -> bool:
     devices = {p.device.type for g in groups for p in g["params"]}
     return devices <= {"cpu", "cuda", "mps"} and all(p.is_floating_point() for g in groups for p in g["params"])
+
+
+def load(optimiser: torch.optim.Optimizer, state: Mapping[str, Any], said: str) -> None:
+    """`optimiser.load_state_dict`. said: where the state is from. Raises HandfulError where it is that of other parameters."""
+    try:
+        optimiser.load_state_dict(dict(state))
+        fits = all(v.shape == p.shape or v.numel() == 1 for p, values in optimiser.state.items() for v in values.values() if isinstance(v, Tensor))
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, IndexError) as error:
+        raise HandfulError(f"{said} can't be taken ({first_line(error)[:120]})") from None
+    if not fits:
+        raise HandfulError(f"{said} is the state of other parameters; take another checkpoint of this run")
 
 
 def schedule(optimiser: torch.optim.Optimizer, settings: Mapping[Side, Optim], images_seen: int, config: Config) -> None:

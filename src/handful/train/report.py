@@ -7,12 +7,13 @@ import base64
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .. import catalog
-from ..files import in_shell, write_text
+from ..errors import HandfulError, NoPermission
+from ..files import in_shell, parse_json, read_bounded, write_text
 from . import _chart
 from .log import NAME, duration, read
 
@@ -36,12 +37,15 @@ _ELSEWHERE = {"format", "handful", "recipe", "notes", "data.path", "data.count",
 _METHODS = {"g": ("arch", "Generator"), "d": ("arch", "Discriminator"), "augment": ("augment", ""), "loss": ("losses", "")}
 
 
-def write_report(run_folder: Path | str) -> Path:
-    """Writes run_folder/report.html from config.json, log.jsonl, metrics.jsonl and previews/, as far as they exist. Returns its path."""
+def write_report(run_folder: Path | str, trust: Iterable[str] = ()) -> Path:
+    """Writes run_folder/report.html from config.json, log.jsonl, metrics.jsonl and previews/, as far as they exist. Returns its path.
+
+    trust: modules outside of the package whose classes config.json names; of others nothing is imported, and all their settings are shown.
+    """
     import jinja2
 
     folder = Path(run_folder)
-    config = _config(folder / "config.json")
+    config = _sound(_config(folder / "config.json"))
     log, metrics = read(folder / NAME), read(folder / "metrics.jsonl")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     environment.filters["json"] = _json                     # plain strings: autoescape sees to them
@@ -52,7 +56,7 @@ def write_report(run_folder: Path | str) -> Path:
         name=folder.resolve().name, facts=facts(config, log), previews=previews(folder / "previews"), charts=main_charts(curves),
         more_charts=other_charts(curves), metric_charts=metric_charts(metrics), metrics=metric_table(metrics),
         copies=copies(folder), neighbours=f"handful neighbours {in_shell(folder)} {in_shell((config.get('data') or {}).get('path') or 'DATA')}",
-        why=config.get("notes") or [], notes=[line for line in log if line.get("note")], changed=changed(config), config=config,
+        why=config.get("notes") or [], notes=[line for line in log if line.get("note")], changed=changed(config, trust), config=config,
         commands=commands(folder, config, log), box=_chart)
     write_text(folder / "report.html", page)
     return folder / "report.html"
@@ -203,7 +207,7 @@ def copies(folder: Path) -> dict[str, Any] | None:
 # ----------------------------------------------------------------------------------------------------------------- settings
 
 
-def changed(config: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+def changed(config: Mapping[str, Any], trust: Iterable[str] = ()) -> list[tuple[str, Any, Any]]:
     """(dotted path, value, default) of the settings that are not handful's defaults: what the recipe, the machine and the user chose."""
     from ..config import Config, to_tree
 
@@ -217,12 +221,14 @@ def changed(config: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
         if isinstance(section, Mapping) and "use" in section:
             # that a term is there is a choice; of the other methods, one that differs from the default is
             known = {} if path not in _METHODS else {"use": default[path]["use"]}
-            defaults |= {f"{path}.{k}": v for k, v in {**known, **_keyword_defaults(kind, str(section["use"]), which)}.items()}
+            defaults |= {f"{path}.{k}": v for k, v in {**known, **_keyword_defaults(kind, str(section["use"]), which, trust)}.items()}
     flat = _flat(config)
     return [(k, v, defaults.get(k)) for k, v in flat.items() if k not in _ELSEWHERE and (k not in defaults or v != defaults[k])]
 
 
-def _keyword_defaults(kind: str, name: str, which: str) -> dict[str, Any]:
+def _keyword_defaults(kind: str, name: str, which: str, trust: Iterable[str]) -> dict[str, Any]:
+    if catalog.is_outside(name) and catalog.module_of(name) not in trust:
+        return {}
     try:
         known = catalog.keywords(catalog.part(kind, name, which))
     except Exception:                       # the class of an author's own package may be absent here: all its settings are shown
@@ -255,11 +261,29 @@ def _json(value: Any) -> str:
 
 def _config(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return parse_json(read_bounded(path), path.name, dict)
+    except NoPermission:
+        raise
+    except HandfulError:
         return {}
-    return found if isinstance(found, dict) else {}
+
+
+def _sound(config: dict[str, Any]) -> dict[str, Any]:
+    """The same without what is not of its kind: a page about a damaged configuration says what it can."""
+    def kept(tree: Mapping[str, Any], kinds: Mapping[str, Any]) -> dict[str, Any]:
+        return {k: v for k, v in tree.items() if k not in kinds or kinds[k](v)}
+
+    def texts(value: Any) -> bool:
+        return isinstance(value, list) and all(isinstance(v, str) for v in value)
+
+    def mapping(value: Any) -> bool:
+        return isinstance(value, Mapping)
+
+    config = kept(config, {**dict.fromkeys(("data", "g", "d", "augment", "loss", "terms", "train"), mapping), "notes": texts, "seed": _is_count})
+    config["data"] = kept(config.get("data", {}), {"count": _is_count, "class_names": texts, "path": lambda v: isinstance(v, str)})
+    config["train"] = kept(config.get("train", {}), {"kimg": _is_count})
+    return config
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e15
