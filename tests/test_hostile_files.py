@@ -25,7 +25,7 @@ from handful.errors import Untrusted
 from handful.infer import load
 from hostile import DEEP, MARK, OUTSIDE, Maker, small_run
 from making import picture_folder
-from test_run import TINY
+from runs import TINY
 
 SECONDS, BYTES = 10, 2**30
 

@@ -77,4 +77,4 @@ def _how(code: int) -> str:
         name = signal.Signals(-code).name
     except ValueError:
         name = f"signal {-code}"
-    return f"was ended by {name}" + (" (by the system, for want of memory, or by someone)" if name == "SIGKILL" else "")
+    return f"was ended by {name}" + (" (out of memory, or by someone)" if name == "SIGKILL" else "")
