@@ -62,6 +62,13 @@ def test_alpha_is_laid_over_white(alpha):
     assert abs(int(grey[0, 0, 0]) - (100 * alpha + 255 * (255 - alpha)) / 255) <= 1
 
 
+def test_alpha_is_laid_over_white_as_pillow_composes_for_every_value():
+    value, alpha = np.mgrid[0:256, 0:256].astype(np.uint8)
+    image = Image.fromarray(np.stack([value, 255 - value, value, alpha], -1))
+    whole = Image.alpha_composite(Image.new("RGBA", image.size, (255,) * 4), image).convert("RGB")
+    assert (decoded(encode(image))[0] == pixels(whole)).all()
+
+
 def test_palette_with_and_without_transparency():
     image = Image.new("P", (8, 8), 1)
     image.putpalette([0, 0, 0, 30, 60, 90])
@@ -107,6 +114,12 @@ def test_sixteen_bits_by_the_full_range_and_by_a_window(format):
     assert got[0, 0].tolist() == [round(Fraction(v * 255, 65535)) for v in values] and facts.peak == 65535
     got, _ = decoded(encode(sixteen([0, 1000, 1500, 2000, 4095, 9, 1001, 1999]), format), channels=1, window=(1000, 2000))
     assert got[0, 0].tolist() == [0, 0, 128, 255, 255, 0, 0, 255]
+
+
+def test_sixteen_bits_of_many_rows():
+    values = np.random.default_rng(0).integers(0, 65536, (200, 11), dtype=np.uint16)
+    got, _ = decoded(encode(Image.fromarray(values)), channels=1)
+    assert (got[0] == np.rint(values / 257.0)).all()
 
 
 def test_big_endian_sixteen_bits():

@@ -64,7 +64,7 @@ def unreadable(path: Path | str, error: OSError) -> HandfulError:
     """What the system said of a file that can't be read, which is not the file's fault."""
     if isinstance(error, PermissionError):
         return NoPermission(f"no permission to read {path}: change its rights (chmod u+r), or those of the folders above it")
-    return HandfulError(f"{path} can't be read ({error.strerror or error})")
+    return HandfulError(f"{path} can't be read ({error.strerror or error}); restore it from a copy")
 
 
 def parse_json(text: bytes | str, said: str, shape: type) -> Any:

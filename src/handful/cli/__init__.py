@@ -167,7 +167,7 @@ def _wrong_use(error: click.ClickException) -> tuple[str, str, int]:
 
 
 def _say(where: str, message: str, code: int) -> int:
-    click.echo(f"{where}: {message}", err=True)
+    click.echo(f"{where}: {' '.join(message.splitlines())}", err=True)         # a path may hold a line's end
     return code
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -27,8 +28,9 @@ from handful.errors import HandfulError
 SIDE = 32
 PIXELS = 3 * SIDE * SIDE
 DRAWN_SHARE = 0.2                                   # of the training images; what a zip of a subset has to hold
-_FAULTS = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, KeyError, TypeError, OverflowError,
-           RuntimeError, Image.DecompressionBombError)
+MOST = 512 * 10**6                                  # bytes of a file inside; the largest is 184 MB
+_FAULTS = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError,
+           RuntimeError, SyntaxError, struct.error, MemoryError, Image.DecompressionBombError)
 _ZIPPED = re.compile(r"(?:^|/)(train|test)/([^/]+)/(\d+)\.png$")
 
 
@@ -73,6 +75,8 @@ def read(path: Path, known: Cifar) -> dict[str, np.ndarray]:
     a zip also "drawn", the first fifth of the drawn order. Raises HandfulError for one that is cut short, damaged or something else.
     """
     try:
+        if not path.is_file() and not path.is_dir():
+            raise ValueError("not a regular file")        # to open a pipe may take for ever
         found = _of_zip(path, known) if path.is_file() and zipfile.is_zipfile(path) else _of_files(_files(path, known), known)
     except _FAULTS as fault:
         why = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
@@ -88,13 +92,20 @@ def _files(path: Path, known: Cifar) -> Iterator[tuple[str, bytes]]:
     if path.is_dir():
         for file in sorted(path.rglob("*")):
             if file.stem in wanted and file.is_file():
+                _within_bounds(file.stat().st_size)
                 yield file.name, file.read_bytes()
         return
     with tarfile.open(path) as archive:
         for member in archive:
             name = PurePosixPath(member.name)
             if member.isfile() and name.stem in wanted:
+                _within_bounds(member.size)
                 yield name.name, archive.extractfile(member).read()
+
+
+def _within_bounds(size: int) -> None:
+    if size > MOST:
+        raise ValueError(f"a file of {size / 1e6:.0f} MB in it")
 
 
 def _of_files(files: Iterator[tuple[str, bytes]], known: Cifar) -> dict[str, np.ndarray]:
@@ -126,9 +137,16 @@ def _of_files(files: Iterator[tuple[str, bytes]], known: Cifar) -> dict[str, np.
 
 def _sheet(content: bytes, size: int) -> np.ndarray:
     """uint8 [size, 3072] of a picture 1024 wide and `size` high: every row is one image, pixel after pixel."""
-    with Image.open(io.BytesIO(content)) as image:
-        pixels = np.asarray(image.convert("RGB"))                        # [size, 1024, 3]
+    pixels = _decoded(content, SIDE * SIDE, size)                        # [size, 1024, 3]
     return pixels.reshape(size, SIDE * SIDE, 3).transpose(0, 2, 1).reshape(size, PIXELS)
+
+
+def _decoded(content: bytes, width: int, height: int) -> np.ndarray:
+    """uint8 [height, width, 3] of a picture, which is decoded only where it is of that size."""
+    with Image.open(io.BytesIO(content)) as image:
+        if image.size != (width, height):
+            raise ValueError(f"a picture of {image.width}x{image.height} in it")
+        return np.asarray(image.convert("RGB"))
 
 
 def _of_zip(path: Path, known: Cifar) -> dict[str, np.ndarray]:
@@ -143,8 +161,8 @@ def _of_zip(path: Path, known: Cifar) -> dict[str, np.ndarray]:
 
 
 def _picture(file: zipfile.ZipFile, name: str, label: str, known: Cifar) -> np.ndarray:
-    with Image.open(io.BytesIO(file.read(name))) as image:
-        pixels = np.asarray(image.convert("RGB")).reshape(SIDE * SIDE, 3)
+    with file.open(name) as member:
+        pixels = _decoded(member.read(1 << 20), SIDE, SIDE).reshape(SIDE * SIDE, 3)
     return np.concatenate([[known.classes.index(label)], pixels.T.ravel()]).astype(np.uint8)
 
 

@@ -84,7 +84,7 @@ def _tiny(source: Source, base: str) -> Layout | None:
         return None
     wnids = sorted(text.split())
     keys = {name: name[len(base):].split("/")[1] for name in splits["train"]}
-    annotations = dict(_rows(_text(source, base + "val/val_annotations.txt"), "\t"))
+    annotations = _table(source, base + "val/val_annotations.txt", "\t")
     for name in splits["val"]:
         folder, file = name[len(base):].split("/")[1], name.rsplit("/", 1)[-1]
         if file in annotations or folder in wnids:
@@ -94,10 +94,12 @@ def _tiny(source: Source, base: str) -> Layout | None:
 
 
 def _cub(source: Source, base: str) -> Layout | None:
-    texts = {file: _text(source, f"{base}{file}.txt") for file in ("images", "image_class_labels", "train_test_split", "classes")}
-    if None in texts.values():
+    files = [f"{base}{file}.txt" for file in ("images", "image_class_labels", "train_test_split", "classes")]
+    if any(_text(source, file) is None for file in files):
         return None
-    path, label, train, classes = (dict(_rows(text, " ")) for text in texts.values())
+    path, label, train, classes = (_table(source, file, " ") for file in files)
+    if repeated := [name for name, often in Counter(path.values()).items() if often > 1]:
+        raise HandfulError(f"'{source.path}': images.txt names {count(len(repeated), 'image')} more than once ({_some(repeated)}); unpack it again")
     if not all(i in label and i in train for i in path):
         raise HandfulError(f"'{source.path}': image_class_labels.txt or train_test_split.txt leaves out images of images.txt; unpack it again")
     there = set(source.names)
@@ -131,7 +133,7 @@ def _validation(source: Source, base: str, bases: list[str], names: list[str]) -
     if all(map(_WNID.fullmatch, folders.values())):
         return folders
     for place in bases:
-        solution = dict(_rows(_text(source, place + "LOC_val_solution.csv"), ","))
+        solution = _table(source, place + "LOC_val_solution.csv", ",")
         if solution:
             stems = {name: name.rsplit("/", 1)[-1].split(".")[0] for name in names}
             return {name: said[0] for name, stem in stems.items() if (said := solution.get(stem, "").split())}
@@ -156,12 +158,15 @@ def _text(source: Source, name: str) -> str | None:
     return None if raw is None else raw.decode("utf-8", errors="replace")
 
 
-def _rows(text: str | None, separator: str) -> Iterable[tuple[str, str]]:
-    """(first cell, second cell) of each line."""
-    for line in (text or "").splitlines():
+def _table(source: Source, name: str, separator: str) -> dict[str, str]:
+    """First cell -> second cell of each line of a file; {} where there is none. Raises HandfulError where it says two things of one."""
+    said: dict[str, str] = {}
+    for line in (_text(source, name) or "").splitlines():
         cells = line.strip().split(separator)
-        if len(cells) > 1:
-            yield cells[0], cells[1]
+        if len(cells) > 1 and said.setdefault(cells[0], cells[1]) != cells[1]:
+            raise HandfulError(f"'{source.path}': {show(name)} says '{show(cells[1])}' of '{show(cells[0])}', and '{show(said[cells[0]])}' before;"
+                               f" unpack it again")
+    return said
 
 
 def _in_words(source: Source, bases: list[str], wnids: list[str]) -> dict[str, str]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from handful.data.containers import Source
-from handful.data.labels import natural, two_columns
+from handful.data.labels import is_table, natural, two_columns
 from handful.data.problems import count, show
 from handful.errors import HandfulError, UsageError
 
@@ -26,8 +26,8 @@ def read_groups(source: Source, how: str | os.PathLike) -> tuple[dict[str, int],
     Raises HandfulError where images have no group, UsageError for an expression that can't be read.
     """
     how = os.fspath(how)
-    table = Path(how).expanduser()
-    texts = _from_table(source, table) if table.suffix.lower() in TABLES or table.is_file() else _from_names(source.names, how)
+    table = Path(os.path.expanduser(how))
+    texts = _from_table(source, table) if table.suffix.lower() in TABLES or is_table(table) else _from_names(source.names, how)
     number = {text: i for i, text in enumerate(sorted(set(texts.values()), key=natural))}
     return {name: number[texts[name]] for name in source.names}, f"groups: {len(number)} among {count(len(texts), 'image')}, by {show(how)}"
 
@@ -63,8 +63,8 @@ def whole_groups(groups: Tensor, n: int, generator: torch.Generator) -> Tensor:
 def _from_names(names: Iterable[str], expression: str) -> dict[str, str]:
     try:
         pattern = re.compile(expression)
-    except re.error as error:
-        raise UsageError(f"data.groups={expression}: not a regular expression ({error}), nor a CSV file; write e.g. ^([^_]+)_") from None
+    except (re.error, OverflowError, RecursionError) as error:
+        raise UsageError(f"data.groups={show(expression)}: not a regular expression ({error}), nor a CSV file; write e.g. ^([^_]+)_") from None
     texts, without = {}, []
     for name in names:
         found = pattern.search(name if "/" in expression else name.rsplit("/", 1)[-1])
@@ -74,19 +74,15 @@ def _from_names(names: Iterable[str], expression: str) -> dict[str, str]:
         else:
             without.append(name)
     if without:
-        raise HandfulError(f"data.groups={expression}: no group for {count(len(without), 'image')} ({_some(without)}); the expression must be "
+        raise HandfulError(f"data.groups={show(expression)}: no group for {count(len(without), 'image')} ({_some(without)}); the expression must be "
                            f"found in every file name, and its first (...) is the group")
     return texts
 
 
 def _from_table(source: Source, file: Path) -> dict[str, str]:
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise UsageError(f"data.groups={file}: there is no such file; give a CSV file (file,group) or a regular expression") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise HandfulError(f"can't read the groups '{file}' ({error}); save it as a CSV file in UTF-8") from None
-    texts = two_columns(text, source, file, "a group, as in: scans/1.png,patient7", within="in ")
+    if not is_table(file):
+        raise UsageError(f"data.groups={file}: there is no such file; give a CSV file (file,group) or a regular expression")
+    texts = two_columns(source, file, "a group, as in: scans/1.png,patient7", within="in ")
     faults = []
     if without := [name for name in source.names if name not in texts]:
         faults.append(f"{count(len(without), 'image')} without a group ({_some(without)})")

@@ -13,6 +13,7 @@ import numpy as np
 from handful.data import records
 from handful.data.cifar import PIXELS, SIDE, Cifar
 from handful.data.containers import Source
+from handful.data.problems import show
 from handful.errors import UsageError
 
 
@@ -37,10 +38,10 @@ def parse(typed: str) -> Selection | None:
     if not colon or which in known.sizes:
         part = which or "train"
         return Selection(known, part, known.sizes[part])
-    share = re.fullmatch(r"(\d+\.?\d*|\.\d+)%", which)
+    share = re.fullmatch(r"(\d{1,9}(?:\.\d*)?|\.\d+)%", which)
     count = round(float(share[1]) / 100 * known.sizes["train"]) if share else 0
     if not 0 < count <= known.sizes["train"]:
-        raise UsageError(f"'{typed}': after '{name}:' comes a share of the training images, above 0% and up to 100%, or train or test; "
+        raise UsageError(f"'{show(typed)}': after '{name}:' comes a share of the training images, above 0% and up to 100%, or train or test; "
                          f"write {name}, {name}:10% or {name}:test")
     return Selection(known, "train", count)
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from handful.data.containers import Source, common_folder
+from handful.data.containers import MAX_TABLE_BYTES, Source, common_folder
 from handful.data.problems import count, show
 from handful.errors import HandfulError, UsageError, nearest
+from handful.files import loads, read_bounded
 
 WAYS = ("auto", "folders", "json")
 MOST_CLASSES = 100_000                              # class numbers beyond both this and the images are a slip
@@ -54,10 +54,10 @@ def read_labels(source: Source, how: str | os.PathLike | None) -> Labels:
         return _from_json(source)
     if how == "auto":
         return _auto(source)
-    if not Path(how).expanduser().is_file():
+    if not is_table(Path(os.path.expanduser(how))):
         hint = nearest(os.fspath(how), WAYS)
         hint = hint if "mean" in hint else ""
-        raise UsageError(f"labels '{how}' is neither a CSV file that exists nor one of {', '.join(WAYS)}{hint}")
+        raise UsageError(f"labels '{show(os.fspath(how))}' is neither a CSV file that exists nor one of {', '.join(WAYS)}{hint}")
     return _from_csv(source, os.fspath(how))
 
 
@@ -103,10 +103,10 @@ def _json_file(source: Source) -> tuple[str, dict | None]:
         raw = source.read_extra(base + "dataset.json")
         if raw is not None:
             try:
-                said = json.loads(raw)
+                said = loads(raw)
                 if isinstance(said, dict) and isinstance(said.get("labels"), list | None):
                     return base, said
-            except ValueError:
+            except (ValueError, RecursionError):
                 pass
             wanted = '{"labels": [[name, number], ...]}'
             raise HandfulError(f"dataset.json in '{source.path}' must hold {wanted}, but doesn't; mend or delete it")
@@ -122,17 +122,19 @@ def _from_json(source: Source) -> Labels:
     numbers: dict[str, int] = {}
     for pair in said["labels"]:
         if not (isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str)):
-            raise HandfulError(f"dataset.json in '{source.path}': {str(pair)[:60]} is not a name and a number; mend it")
+            raise HandfulError(f"dataset.json in '{source.path}': {_glimpse(pair)} is not a name and a number; mend it")
         name, number = pair
         if not isinstance(number, int) or isinstance(number, bool) or number < 0:
-            fault = f"the label of '{show(name)}' must be a class number, not {str(number)[:40]}"
+            fault = f"the label of '{show(name)}' must be a class number, not {_glimpse(number)}"
             raise HandfulError(f"dataset.json in '{source.path}': {fault}; mend it")
-        numbers[base + name.replace("\\", "/")] = number
+        full = base + name.replace("\\", "/")
+        if numbers.setdefault(full, number) != number:
+            raise HandfulError(f"dataset.json in '{source.path}': '{show(name)}' is of class {number} here and of {numbers[full]} before; leave one")
     gone = _strangers(source, numbers)
     numbers = _complete(source, numbers, "dataset.json", strangers_matter=False)
     given = said.get("class_names") or []
-    if not isinstance(given, list):
-        raise HandfulError(f"dataset.json in '{source.path}': class_names must be a list of names, not {str(given)[:40]}; mend it")
+    if not isinstance(given, list) or any(isinstance(name, list | dict) for name in given):
+        raise HandfulError(f"dataset.json in '{source.path}': class_names must be a list of names, not {_glimpse(given)}; mend it")
     most = max(numbers, key=numbers.get)
     if given and numbers[most] >= len(given):
         raise HandfulError(f"dataset.json in '{source.path}': '{show(most)}' is of class {numbers[most]}, but there are {len(given)} class_names, "
@@ -159,20 +161,25 @@ def _auto(source: Source) -> Labels:
 
 
 def _from_csv(source: Source, file: str) -> Labels:
-    try:
-        text = Path(file).expanduser().read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise HandfulError(f"can't read the labels '{file}' ({error}); save it as a CSV file in UTF-8") from None
-    texts = two_columns(text, source, file, "a label, as in: cats/1.jpg,tabby")
+    texts = two_columns(source, file, "a label, as in: cats/1.jpg,tabby")
     return _numbered(_complete(source, texts, f"'{file}'", strangers_matter=True), f"'{file}'")
 
 
-def two_columns(text: str, source: Source, file: str | os.PathLike, wanted: str, within: str = "") -> dict[str, str]:
-    """The second column by the name in the first, of a table parted by commas, semicolons or tabs, with or without a heading.
+def is_table(path: Path) -> bool:
+    """Whether there is a file to read; one that can't be read counts."""
+    return os.path.exists(path) and not os.path.isdir(path)
+
+
+def two_columns(source: Source, file: str | os.PathLike, wanted: str, within: str = "") -> dict[str, str]:
+    """The second column by the name in the first, of a table in UTF-8, parted by commas, semicolons or tabs, with or without a heading.
 
     wanted, within: words of the errors: `file` needs "a file and WANTED", a name "is WITHIN'a' here and WITHIN'b' before".
-    Raises HandfulError, naming file and line, where a cell is missing or a name has two values.
+    Raises HandfulError, naming file and line, where a cell is missing or a name has two values; and where the file can't be read.
     """
+    try:
+        text = io.StringIO(read_bounded(Path(os.path.expanduser(file)), MAX_TABLE_BYTES).decode("utf-8-sig"), newline=None).read()  # any line ends
+    except UnicodeDecodeError as error:
+        raise HandfulError(f"can't read '{file}' ({error}); save it as a CSV file in UTF-8") from None
     first, known = text.split("\n", 1)[0], set(source.names)
     texts: dict[str, str] = {}
     try:
@@ -214,3 +221,11 @@ def _strangers(source: Source, given: dict) -> list[str]:
 
 def _some(names: list[str]) -> str:
     return ", ".join(show(name) for name in names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _glimpse(value: object) -> str:
+    """The beginning of something unexpected, on one line."""
+    try:
+        return show(str(value)[:60])
+    except RecursionError:
+        return f"a {type(value).__name__} nested too deeply"

@@ -20,9 +20,10 @@ from handful.data.dataset import Dataset
 from handful.data.decode import Facts, Preparation, header, picture, pixels
 from handful.data.groups import read_groups
 from handful.data.labels import read_labels
+from handful.data.memory import free_memory
 from handful.data.problems import Problem, attempt, count, show
 from handful.data.sources import open_source
-from handful.data.stores import Mapped, Memory, cache_folder, free_memory, read_cached, write_description
+from handful.data.stores import Mapped, Memory, cache_folder, read_cached, write_description
 from handful.data.threads import in_threads
 from handful.errors import HandfulError, UsageError
 
@@ -127,6 +128,7 @@ def load(
     memory: "ram"; "map" (a file in cache_dir, by default $HANDFUL_CACHE/datasets or ~/.cache/handful/datasets, found again by the
     bytes of the source's files); "auto": "ram" when the images take less than half of the free memory.
     progress: called with (done, total).
+    Decoding holds half of the free memory at most, and no more than 4 GB: images that need more are decoded one at a time.
 
     Raises HandfulError in one line: no images, fewer than min_images, unusable files without skip_bad (all of them counted), labels
     or groups that don't fit, a full disk. Raises UsageError for a setting that makes no sense.
@@ -150,7 +152,7 @@ def load(
         if memory == "map":
             about = [numbers, found.class_names, skip_bad] + ([] if grouped is None else [[grouped[name] for name in names]])
             cached = cache_folder(cache_dir) / f"{_key(source, names, preparation, *about)}.npy"
-            kept = read_cached(cached)
+            kept = read_cached(cached, shape)
             if kept is not None:
                 return _dataset(*kept, found.class_names, True, min_images, source.path)
         store = Memory(len(names), shape) if cached is None else Mapped(cached, len(names), shape)

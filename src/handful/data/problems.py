@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from PIL import Image, UnidentifiedImageError
 
+from handful.data.memory import DECODING
+
 R = TypeVar("R")
 MAX_PIXELS = 300 * 10**6
+LONGEST = 200  # characters of a name that are shown
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,8 @@ class Unusable(Exception):
 
 
 def show(name: str) -> str:
-    """`name` on one printable line, whatever bytes a file name holds."""
+    """`name` on one printable line, whatever bytes a file name holds; of a very long one the two ends."""
+    name = name if len(name) <= LONGEST else f"{name[: LONGEST // 2]}...{name[-LONGEST // 2 :]}"
     return "".join(c if c.isprintable() else "?" for c in name)
 
 
@@ -44,23 +49,38 @@ def count(n: int, what: str) -> str:
 
 def attempt(source: Any, name: str, work: Callable[[Any], R]) -> R | Problem:
     """`work` on a member of the source; any fault of the file becomes a `Problem` with a remedy."""
+
+    def look() -> R:
+        with source.open(name) as file:
+            return work(file)
+
     try:
         if source.size(name) == 0:
             raise Unusable("empty (0 bytes)", "copy it again, or delete it")
-        with source.open(name) as file:
-            return work(file)
+        return DECODING.within(source.held(name), look)
     except Exception as error:
         fault, remedy = _explain(error, name)
         return Problem(name, fault, remedy)
 
 
-def _explain(error: Exception, name: str) -> tuple[str, str]:
-    if isinstance(error, Unusable):
-        return error.fault, error.remedy
+def of_system(error: OSError) -> tuple[str, str]:
+    """Fault and remedy of a file or folder that the system doesn't hand out."""
     if isinstance(error, PermissionError):
         return "no permission to read it", "chmod u+r it"
     if isinstance(error, FileNotFoundError):
         return "a link to nothing", "delete it, or put the file back"
+    if error.errno == errno.ELOOP:
+        return "a link that leads back to itself", "delete it"
+    if error.errno == errno.ENAMETOOLONG:
+        return "its path is too long", "shorten its name, or those of the folders around it"
+    return f"can't be read ({error.strerror or error})", "copy it again, or delete it"
+
+
+def _explain(error: Exception, name: str) -> tuple[str, str]:
+    if isinstance(error, Unusable):
+        return error.fault, error.remedy
+    if isinstance(error, OSError) and error.errno:  # Pillow's own have no number
+        return of_system(error)
     if isinstance(error, Image.DecompressionBombError):
         return f"larger than {MAX_PIXELS // 10**6} million pixels", "make it smaller in an image editor"
     if isinstance(error, UnidentifiedImageError):
@@ -68,7 +88,8 @@ def _explain(error: Exception, name: str) -> tuple[str, str]:
             return "HEIC, which can't be read here", "convert it to JPEG or PNG"
         return "not an image, or its beginning is damaged", "open it in a viewer; save it again, or delete it"
     if isinstance(error, MemoryError):
-        return "too large for the memory", "make it smaller in an image editor"
+        said = f" ({error})" if str(error) else ""
+        return f"too large for the memory{said}", "make it smaller in an image editor, or close other programs"
     text = " ".join(str(error).split())
     if any(word in text for word in ("truncated", "broken data stream", "unrecognized data stream", "not processed", "Truncated")):
         return f"cut short ({text})", "copy or download it again"

@@ -20,6 +20,7 @@ import numpy as np
 
 from handful import fetch
 from handful.data.cifar import CIFAR10, CIFAR100, PIXELS, Cifar, read
+from handful.data.problems import show
 from handful.data.stores import cache_folder
 from handful.errors import HandfulError, UsageError, nearest
 from handful.files import atomic
@@ -41,7 +42,7 @@ def get(name: str, source: str | os.PathLike | None = None, progress: fetch.Prog
         raise UsageError(f"there is no set named '{name}'{nearest(name, SETS)}")
     known = SETS[name]
     if source is not None:
-        return _keep(known, _taken(Path(source).expanduser(), known))
+        return _keep(known, _taken(Path(os.path.expanduser(source)), known))
 
     def whole() -> list[Path] | None:
         return found if all(found := [find(known, part) for part in known.sizes]) else None
@@ -69,7 +70,7 @@ def _folders() -> list[Path]:
 
 def _given() -> Path | None:
     folder = os.environ.get("HANDFUL_DATA")
-    return Path(folder).expanduser() if folder else None
+    return Path(os.path.expanduser(folder)) if folder else None
 
 
 def find(known: Cifar, part: str) -> Path | None:
@@ -114,8 +115,8 @@ def _keep(known: Cifar, found: dict[str, np.ndarray]) -> list[Path]:
 
 
 def _taken(path: Path, known: Cifar) -> dict[str, np.ndarray]:
-    if not path.exists():
-        raise HandfulError(f"'{path}': there is no such file or folder; {_by_hand(known)}")
+    if not os.path.exists(path):
+        raise HandfulError(f"'{show(str(path))}': there is no such file or folder; {_by_hand(known)}")
     if not known.sums:                                    # then the archive's own digest has to speak for its pixels
         found = fetch.sha256_of(path) if path.is_file() else "that of no file"
         if found not in known.archives.values():
@@ -128,7 +129,7 @@ def _taken(path: Path, known: Cifar) -> dict[str, np.ndarray]:
 def _given_archives(known: Cifar) -> Iterator[Path]:
     if (folder := _given()) is None:
         return
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise HandfulError(f"HANDFUL_DATA={folder}: no such folder; correct or unset it")
     names = (*known.archives, *(name.format(known.name) for name in ZIPS if known.sums))
     yield from (path for name in names if (path := folder / name).is_file())

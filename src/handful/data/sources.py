@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import re
 import stat
@@ -12,6 +13,7 @@ from pathlib import Path
 from handful.data import known
 from handful.data.containers import IMAGE_SUFFIXES, Folder, Source, Zip
 from handful.data.distributed import SPLITS, recognise
+from handful.data.problems import show
 from handful.data.records import SETS
 from handful.errors import HandfulError
 
@@ -23,25 +25,25 @@ _SPLIT = re.compile(rf"(.+):({'|'.join(SPLITS)})", re.DOTALL)
 
 def locate(path: str | os.PathLike) -> Path:
     """Where DATA lies: as typed, or what a name that comes with handful stands for."""
-    where = Path(path).expanduser()
-    return where if where.exists() else NAMED.get(os.fspath(path), where)
+    where = Path(os.path.expanduser(path))
+    return where if os.path.exists(where) else NAMED.get(os.fspath(path), where)
 
 
 def exists(path: str | os.PathLike) -> bool:
     """Whether DATA is on this machine, or is a set by name, which can be fetched."""
     typed = os.fspath(path)
-    return locate(typed).exists() or known.parse(typed) is not None or _parted(typed)[0].exists()
+    return os.path.exists(locate(typed)) or known.parse(typed) is not None or os.path.exists(_parted(typed)[0])
 
 
 def stem(path: str | os.PathLike) -> str:
     """DATA as a word for a file's name: "cats", "cifar10-10pct", "CUB_200_2011-test"."""
     typed = os.fspath(path)
-    if locate(typed).exists():
-        return locate(typed).resolve().stem or "images"
+    if os.path.exists(locate(typed)):
+        return Path(os.path.realpath(locate(typed))).stem or "images"
     if known.parse(typed) is not None:
         return typed.replace(":", "-").replace("%", "pct")
     where, split = _parted(typed)
-    return f"{where.resolve().stem or 'images'}{f'-{split}' if split else ''}"
+    return f"{Path(os.path.realpath(where)).stem or 'images'}{f'-{split}' if split else ''}"
 
 
 def test_of(path: str | os.PathLike) -> str | None:
@@ -49,7 +51,7 @@ def test_of(path: str | os.PathLike) -> str | None:
     None where there are none, where DATA is a test set itself, or isn't here.
     """
     typed = os.fspath(path)
-    if not locate(typed).exists() and (chosen := known.parse(typed)) is not None:
+    if not os.path.exists(locate(typed)) and (chosen := known.parse(typed)) is not None:
         return f"{chosen.known.name}:test" if chosen.part == "train" else None
     try:
         with open_source(typed) as source:
@@ -63,11 +65,8 @@ def open_source(path: str | os.PathLike) -> Source:
     can't be read or isn't one of those.
     """
     typed = os.fspath(path)
-    try:
-        where = locate(typed)
-        here = where.exists()
-    except PermissionError:
-        where, here = Path(typed).expanduser(), True
+    where = locate(typed)
+    here = os.path.exists(where)
     if where is NAMED.get(typed):
         return Zip(str(where))
     if not here and (chosen := known.parse(typed)) is not None:
@@ -80,10 +79,14 @@ def open_source(path: str | os.PathLike) -> Source:
         info = os.stat(where)
     except PermissionError:
         raise HandfulError(f"no permission to reach '{typed}'; make the folders above it readable (chmod u+x)") from None
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) == errno.ENAMETOOLONG:
+            raise HandfulError(f"the path '{show(typed)}' is too long; correct it, or go into the folder and call it '.'") from None
         raise HandfulError(_absent(typed, where)) from None
     if stat.S_ISDIR(info.st_mode):
         return recognise(Folder(typed), split)
+    if not stat.S_ISREG(info.st_mode):  # to open a pipe may take for ever
+        raise HandfulError(f"'{typed}' is a pipe or a device, neither a folder nor a zip; save what comes out of it as a file")
     if where.suffix.lower() == ".zip" or zipfile.is_zipfile(where):
         return recognise(Zip(typed), split)
     if where.suffix.lower() in IMAGE_SUFFIXES:
@@ -95,8 +98,8 @@ def _parted(typed: str) -> tuple[Path, str | None]:
     """"PATH:val" as PATH and "val"; a drive's letter is no PATH."""
     found = _SPLIT.fullmatch(typed)
     if found and not (_WINDOWS and len(found[1]) == 1):
-        return Path(found[1]).expanduser(), found[2]
-    return Path(typed).expanduser(), None
+        return Path(os.path.expanduser(found[1])), found[2]
+    return Path(os.path.expanduser(typed)), None
 
 
 def _absent(typed: str, path: Path) -> str:

@@ -83,18 +83,22 @@ class Mapped:
 def cache_folder(given: str | os.PathLike | None, kind: str = "datasets") -> Path:
     """The folder of mapped data sets (or of another kind): as given, else $HANDFUL_CACHE/datasets, else ~/.cache/handful/datasets."""
     if given is not None:
-        return Path(given).expanduser()
-    return Path(os.environ.get("HANDFUL_CACHE") or "~/.cache/handful").expanduser() / kind
+        return Path(os.path.expanduser(given))
+    return Path(os.path.expanduser(os.environ.get("HANDFUL_CACHE") or "~/.cache/handful")) / kind
 
 
-def read_cached(path: Path) -> tuple[np.ndarray, dict] | None:
-    """Pixels and their description (names, labels, fingerprint, notes), or None when they aren't there whole."""
+def read_cached(path: Path, shape: tuple[int, int, int]) -> tuple[np.ndarray, dict] | None:
+    """Pixels uint8 [count, *shape] and their description (names, labels, groups, fingerprint, notes), or None when they aren't there whole."""
     try:
         said = json.loads(path.with_suffix(".json").read_text())
-        rows = np.load(path, mmap_mode="c")
-    except (OSError, ValueError):
+        rows = np.lib.format.open_memmap(path, mode="c")
+        texts = [said["fingerprint"], *said["names"], *said["notes"]]
+        numbers = [said[what] for what in ("labels", "groups") if said[what] is not None]
+        whole = (rows.dtype == np.uint8 and rows.shape == (len(said["names"]), *shape) and all(isinstance(text, str) for text in texts)
+                 and all(len(row) == len(rows) and all(type(n) is int and 0 <= n < 2**31 for n in row) for row in numbers))
+    except Exception:  # whatever is wrong with them, they are made again
         return None
-    return (rows, said) if rows.dtype == np.uint8 and len(rows) == len(said["names"]) else None
+    return (rows, said) if whole else None
 
 
 def write_description(path: Path, said: dict) -> None:
@@ -102,17 +106,3 @@ def write_description(path: Path, said: dict) -> None:
     temporary = path.with_name(f".{path.stem}.json.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(said))
     os.replace(temporary, path.with_suffix(".json"))
-
-
-def free_memory() -> int:
-    """Bytes that can be taken without swapping, as far as the system tells; a container's own limit counts."""
-    free = 4 << 30
-    try:
-        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-        meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        free = int(meminfo["MemAvailable"].split()[0]) << 10
-        limit, used = (Path(f"/sys/fs/cgroup/memory.{what}").read_text().strip() for what in ("max", "current"))
-        free = min(free, int(limit) - int(used))
-    except (AttributeError, OSError, ValueError, KeyError):
-        pass  # each line above is better than the last where a system has it
-    return free

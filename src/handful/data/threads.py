@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
+from handful.data.memory import DECODING
 from handful.data.problems import MAX_PIXELS
 
 T = TypeVar("T")
@@ -34,11 +35,15 @@ def _pillow_limits() -> Iterator[None]:
 def in_threads(
     work: Callable[[T], R], items: Iterable[T], take: Callable[[T, R], Any], progress: Callable[[int, int], None] | None = None
 ) -> None:
-    """`take(item, work(item))`: the work in threads (Pillow and hashlib release the GIL), the taking here, in order."""
+    """`take(item, work(item))`: the work in threads (Pillow and hashlib release the GIL), the taking here, in order.
+
+    Where the work opens files by `attempt`, all threads together hold no more memory than `memory.DECODING` allows.
+    """
     items = list(items)
     workers = os.cpu_count() or 1
     waiting: deque = deque()
     done = 0
+    DECODING.measure()
     with _pillow_limits():
         pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
         try:

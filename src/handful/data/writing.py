@@ -56,9 +56,9 @@ def prepare(
     preparation = Preparation.of(resolution, channels, fit, filter, window)
     if preparation.resolution is None:
         raise UsageError("resolution is missing; give the pixels of a side, or (height, width)")
-    target = Path(out).expanduser()
+    target = Path(os.path.expanduser(out))
     with open_source(path) as source:
-        _refuse_target(target, Path(path).expanduser())
+        _refuse_target(target, Path(os.path.expanduser(path)))
         source.require_images()
         found = read_labels(source, labels)
         result = Prepared(os.fspath(out), class_names=found.class_names, problems=list(source.problems))
@@ -111,12 +111,12 @@ def _encoded(image: Image.Image, about: Facts) -> tuple[bytes, Facts]:
 
 
 def _refuse_target(target: Path, data: Path) -> None:
-    if target.is_dir() and target.suffix.lower() != ".zip":
+    if os.path.isdir(target) and target.suffix.lower() != ".zip":
         if any(target.iterdir()):
             raise HandfulError(f"'{target}' is there already and not empty; choose another OUT, or remove it first")
-    elif target.exists():
+    elif os.path.exists(target):
         raise HandfulError(f"'{target}' is there already; choose another OUT, or remove it first")
-    if data.is_dir() and target.resolve().is_relative_to(data.resolve()):
+    if os.path.isdir(data) and target.resolve().is_relative_to(data.resolve()):
         raise HandfulError(f"OUT '{target}' lies inside DATA '{data}'; choose a place outside, so that DATA stays as it is")
 
 
