@@ -1,11 +1,12 @@
 """The number of threads and the way they wait, on an idle machine and on a busy one: images/s of a run's own steps.
 
     python benchmarks/threads.py                                   fastgan128_narrow, idle and beside two busy programs
-    python benchmarks/threads.py stylegan2_64_narrow --seconds 20 --record "2 cores, AMD EPYC with AVX512-BF16"
+    python benchmarks/threads.py stylegan2_64_narrow --seconds 20 --record "2 cores AMD EPYC with AVX512-BF16"
 
 Each setting is a process of its own, since the way of waiting (OMP_WAIT_POLICY) is read when torch is loaded: every number of threads from one to the
-cores, fixed, waiting actively and passively; and `chosen`, where the process finds the number as `handful train` does (`train/threads.py`) and waits
-as the command has it. The settings take turns, --rounds times, and the median counts. A busy program computes with one thread and never waits.
+cores, fixed, waiting as the system has it by default (actively, for a while) and passively; and `chosen`, where the process finds the number as
+`handful train` does (`train/threads.py`). The settings take turns, --rounds times, and the median counts. A busy program computes with one thread
+and never waits.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from statistics import median
 from ledger import record
 
 BUSY = "while True: sum(range(10**6))"
-POLICIES = ("active", "passive")
+POLICIES = ("default", "passive")
 
 
 def main() -> None:
@@ -38,7 +39,7 @@ def main() -> None:
     from handful.train.threads import usable
 
     fixed = [(str(n), policy) for n in range(1, usable() + 1) for policy in POLICIES]
-    settings = [*fixed, ("0", "as the command")]
+    settings = [*fixed, ("0", "default")]
     print(f"{args.recipe}, images/s on {usable()} cores, median of {args.rounds} rounds of {args.seconds:g} s")
     for busy in (0, args.busy):
         rows: dict[tuple[str, str], list[dict]] = {s: [] for s in settings}
@@ -68,16 +69,12 @@ def main() -> None:
 def measured(args: argparse.Namespace, threads: str, policy: str) -> dict:
     line = [sys.executable, __file__, args.recipe, "--worker", threads, "--seconds", str(args.seconds)]
     env = {k: v for k, v in os.environ.items() if k not in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")}
-    env |= {"OMP_WAIT_POLICY": policy} if policy in POLICIES else {}
+    env |= {"OMP_WAIT_POLICY": policy} if policy != "default" else {}
     return json.loads(subprocess.run(line, env=env, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
 
 def work(recipe: str, threads: int, seconds: float) -> None:
     """One setting in this process: prints {"threads", "images_per_sec"}."""
-    if not threads:
-        from handful.cli import prepare_environment
-
-        prepare_environment()
     import torch
 
     from handful import catalog, config
