@@ -1,4 +1,4 @@
-"""Every test runs in an empty folder of its own, on one thread, away from the user's caches."""
+"""Every test runs in an empty folder of its own, on one thread, away from the network."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ def _on_one_thread():
 @pytest.fixture(autouse=True)
 def _in_an_empty_folder(tmp_path_factory, monkeypatch):
     monkeypatch.chdir(tmp_path_factory.mktemp("cwd"))
+    monkeypatch.setenv("HANDFUL_OFFLINE", "1")           # tests that fetch from a server of their own take it back
     torch.set_num_threads(1)
 
 

@@ -7,6 +7,7 @@ what the tests show is shape and wiring alone.
 from __future__ import annotations
 
 import io
+import re
 import zipfile
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 
 from handful import fetch
 from handful.cli.weights import command
-from handful.errors import HandfulError, UsageError
+from handful.errors import HandfulError, HandfulWarning, UsageError
 from handful.features import Inception, _sources, _table, available, weights
 from handful.features._table import Entry, File, Origin
 from handful.features.dinov2 import DINOv2
@@ -269,7 +270,9 @@ def test_an_entry_without_a_digest_is_checked_by_what_was_stored(monkeypatch, tm
     monkeypatch.setenv("HANDFUL_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("HANDFUL_WEIGHTS", raising=False)
     path = weights.get("toy", source=tmp_path / "origin.bin")
-    np.testing.assert_array_equal(weights.load("toy")["a"], np.arange(5))
+    with pytest.warns(HandfulWarning, match=re.escape(f"'toy' are unverified, since no digest of them is known: figures rest on {path} (sha256 "
+                                                      f"{fetch.sha256_of(path)})")):
+        np.testing.assert_array_equal(weights.load("toy")["a"], np.arange(5))
     path.rename(tmp_path / "toy.safetensors")
     weights.get("toy", source=tmp_path / "toy.safetensors")  # what was made before is taken as it is
     assert "unverified" in CliRunner().invoke(command, ["list"]).output

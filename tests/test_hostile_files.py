@@ -80,6 +80,17 @@ def test_a_hundred_hostile_files(sound, tmp_path, monkeypatch):
     assert count >= 100 and not list(tmp_path.rglob(MARK))
 
 
+def test_what_differs_is_named_with_how_many_more(sound, tmp_path):
+    maker = Maker(sound, tmp_path / "files")
+    with pytest.raises(HandfulError, match=r"the tensor '.*' is missing, and \d+ more; it was changed or is from another version"):
+        load(maker.model("none", tensors={}))
+    import handful.tensors as tensors_module
+
+    net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 4))
+    with pytest.raises(HandfulError, match=r"a file doesn't fit its own configuration: the tensor '0.weight' is \[2, 2\], not \[3, 2\], and 1 more"):
+        tensors_module.fill(net, {**net.state_dict(), "0.weight": torch.zeros(2, 2), "0.bias": torch.zeros(7)}, "a file")
+
+
 def ways_in(maker: Maker, photos: Path) -> dict[str, tuple[list[str], str]]:
     """A hostile file for each way in, with the command that takes it, and the module that its line must name."""
     def folder(name: str, place: str, code: str) -> str:

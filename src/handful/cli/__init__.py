@@ -67,13 +67,7 @@ def first_line(path: Path) -> str:
 
 def main(args: Sequence[str] | None = None) -> None:
     """The entry point: runs the command and leaves the process with its exit code."""
-    prepare_environment()
     sys.exit(run(group, sys.argv[1:] if args is None else args))
-
-
-def prepare_environment() -> None:
-    """Threads that have nothing to do sleep (benchmarks/threads.py says what that is worth). Read when torch is loaded, so not later than here."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def run(command: click.Command, args: Sequence[str]) -> int:

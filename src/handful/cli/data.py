@@ -12,6 +12,8 @@ import click
 
 from handful.errors import UsageError
 
+from ._options import offline as offline_option
+
 FITS = ["crop", "pad", "stretch"]
 FILTERS = ["lanczos", "box", "bicubic", "bilinear", "nearest"]
 LABELS = "folders, json, a CSV file (file,label), none; auto: whichever DATA has."
@@ -38,6 +40,7 @@ def data_group() -> None:
 @click.argument("data")
 @click.option("--res", metavar="N|WxH", help="The resolution they would be trained at: says how many are smaller.")
 @preparation_options
+@offline_option
 @click.option("--near/--no-near", default=True, help="Look for near duplicates too.")
 @click.option("--sheet", metavar="FILE", help="Write a contact sheet (.png or .jpg).")
 @click.option("--json", "json_file", metavar="FILE", help="Write the report as JSON; - prints it.")
@@ -69,6 +72,7 @@ def check_command(data, res, fit, filter, channels, window, labels, near, sheet,
 @click.argument("out")
 @click.option("--res", metavar="N|WxH", required=True, help="Pixels of a side, or WIDTHxHEIGHT.")
 @preparation_options
+@offline_option
 @click.option("--skip-bad", is_flag=True, help="Leave unusable files out instead of stopping.")
 def prepare_command(data, out, res, fit, filter, channels, window, labels, skip_bad) -> None:
     """Crop and resize DATA into OUT: a folder, or a zip when OUT ends with .zip. DATA stays as it is."""
@@ -91,6 +95,7 @@ def prepare_command(data, out, res, fit, filter, channels, window, labels, skip_
 @data_group.command("get")
 @click.argument("name")
 @click.option("--from", "source", metavar="PATH", help="Take it from this archive, as it is distributed (or its unpacked folder, or a zip of PNGs).")
+@offline_option
 def get_command(name, source) -> None:
     """Fetch NAME, a set that DATA may call by name: cifar10 (so cifar10:10%, cifar10:test) or cifar100. An interrupted download goes on."""
     from handful.cli._download import Download

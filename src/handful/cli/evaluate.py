@@ -7,6 +7,7 @@ import time
 
 import click
 
+from ._options import offline as offline_option
 from ._options import trust as trust_option
 
 
@@ -26,6 +27,7 @@ from ._options import trust as trust_option
 @click.option("--skip-bad", is_flag=True, help="Leave unusable files of DATA out instead of stopping.")
 @click.option("--no-cache", is_flag=True, help="Look at the reals again, though nothing has changed.")
 @trust_option
+@offline_option
 def command(model, data, metrics, samples, json_file, device, batch, res, trunc, statistics, extractor, resize, skip_bad, no_cache, trust):
     """Score MODEL (a run folder, checkpoint or .safetensors), or a FOLDER or zip of pictures, against the pictures of DATA.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from ._options import offline as offline_option
 from ._options import trust as trust_option
 
 
@@ -17,6 +18,7 @@ from ._options import trust as trust_option
 @click.option("--json", "json_file", metavar="FILE", help="Write the figures here too; - prints them.")
 @click.option("--device", default="auto", show_default=True)
 @trust_option
+@offline_option
 def command(model, data, samples, seeds, by, out, json_file, device, trust):
     """Find the training images nearest to pictures of MODEL. DATA: what it was trained on; its held-out images are told apart.
 

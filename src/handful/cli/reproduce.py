@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ._options import offline as offline_option
 from ._options import trust as trust_option
 
 
@@ -25,6 +26,7 @@ from ._options import trust as trust_option
 @click.option("--dry-run", is_flag=True, help="With --row: say what would be run and what it costs here; then stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
 @trust_option
+@offline_option
 def command(table, row, data_set, data, against, scale, seed, seeds, samples, settings, out, device, dry_run, as_json, trust):
     """Without arguments: the papers and their tables. With PAPER/TABLE: its figures, the settings behind them, and what has been measured
     under --out. With --row: train and score that row; the same command goes on with an unfinished run."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from ._launch import start_processes
+from ._options import offline as offline_option
 from ._options import trust as trust_option
 
 
@@ -28,6 +29,7 @@ from ._options import trust as trust_option
               help="Go on with a run, bit for bit; DATA may be left out, --kimg lengthens it. auto: with the run in --out, or begin it.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="Of the CPU, part of the arithmetic.  [default: found out by timing steps]")
 @trust_option
+@offline_option
 def command(data, recipe, out, res, kimg, batch, seed, labels, device, gpus, precision, settings, skip_bad, dry_run, init_from, resume, threads,
             trust):
     """Train a generator on DATA: a folder of any depth, a zip, or a name (cifar10:10%). With nothing else, settings are chosen for DATA and this

@@ -6,6 +6,8 @@ import click
 
 from handful.errors import HandfulError
 
+from ._options import offline as offline_option
+
 
 @click.group("weights", help="Pretrained feature networks: fetch them, and show which are on this machine.")
 def command() -> None:
@@ -15,8 +17,8 @@ def command() -> None:
 @command.command("get")
 @click.argument("name", metavar="NAME|all")
 @click.option("--from", "source", metavar="PATH", help="Take it from this file or folder instead (archive, checkpoint, .safetensors).")
-@click.option("--offline", is_flag=True, help="Do not use the network.")
-def get(name: str, source: str | None, offline: bool) -> None:
+@offline_option
+def get(name: str, source: str | None) -> None:
     """Fetch NAME (or all), check it by sha256 and store it as safetensors. An interrupted download goes on where it stopped."""
     from handful.cli._download import Download
     from handful.features import weights
@@ -25,7 +27,7 @@ def get(name: str, source: str | None, offline: bool) -> None:
     for each in weights.names() if name == "all" else [name]:
         try:
             with Download() as bar:
-                path = weights.get(each, source=source, progress=bar, offline=offline)
+                path = weights.get(each, source=source, progress=bar)
             click.echo(f"{each}: {path} ({path.stat().st_size / 1e6:.1f} MB)")
         except HandfulError as fault:
             if name != "all":

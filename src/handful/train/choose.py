@@ -21,7 +21,7 @@ from ..seam import Strength
 from . import reduce, threads
 from .log import duration
 
-PROBE_SEC = 20.0                        # the estimate runs real steps, half of this and at least three
+PROBE_SEC = 20.0                        # the estimate runs real steps, half of this
 BUSY = 1.5                              # a step that takes so many times the median step's time shows that other programs run
 NARROW = {64: "fastgan64_narrow", 128: "fastgan128_narrow", 256: "fastgan256_narrow"}
 FULL = {256: "fastgan256", 512: "fastgan512", 1024: "fastgan1024"}
@@ -183,7 +183,7 @@ class Estimate:
 
 def estimate(config: Config, device: torch.device, rank: int = 0, world: int = 1) -> Estimate:
     """Runs a few steps of the run itself on noise and extrapolates; on a CPU also finds out the number of threads, and leaves it set. Costs a few
-    seconds, more where steps are long: PROBE_SEC and at least six of them.
+    seconds; where steps are long, PROBE_SEC and the first steps.
 
     All processes of a run take part, and take the same number of steps.
     """
@@ -217,11 +217,12 @@ def estimate(config: Config, device: torch.device, rank: int = 0, world: int = 1
         torch.set_num_threads(used)
     timed(0)                                              # the first step loads code and grows memory: it doesn't count
     if device.type == "cpu" and used is None:
-        tried = threads.measure(lambda: timed(1), world)  # an iteration without lazy phases, as most are
+        whole = timed(1) * t.kimg * 1000 / (t.batch * t.d_steps)                   # an iteration without lazy phases, as most are
+        tried = threads.measure(lambda: timed(1), world, min(threads.SECONDS, threads.SHARE * reduce.from_first(whole, world)))
         used = threads.best(tried)
         torch.set_num_threads(used)
     times, started = [timed(1)], time.perf_counter()
-    while reduce.from_first(len(times) < 3 or len(times) < 12 and time.perf_counter() - started < PROBE_SEC / 2, world):
+    while reduce.from_first(len(times) < 12 and time.perf_counter() - started < PROBE_SEC / 2, world):
         times.append(timed(1))
     per_step, slowest = median(times), sorted(times)[len(times) * 4 // 5]         # without the odd step that something else held up
     if lazy := [p.every for p in trainer.plan if not p.main]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..config import Ema
 from ..nn.spectral import Spectral
 from ..rng import Rng, derive
 from ..seam import Generator
 
-STANDING_BATCHES, STANDING_BATCH = 8, 16
 POWER_ITERATIONS = 5                 # from the live vectors, which are near: sigma of the averaged weights to a percent or two
 
 
@@ -59,25 +61,39 @@ def settle(G_ema: nn.Module, G: nn.Module) -> None:
 
 
 @torch.no_grad()
-def standing(G: Generator, batches: int = STANDING_BATCHES, batch: int = STANDING_BATCH) -> None:
-    """Replaces batch norm's statistics by those measured over `batches` batches of G's own samples (BigGAN's standing statistics).
+def standing(G: Generator, batches: int = 8, batch: int = 16, rule: Literal["own", "accumulated"] = "own") -> None:
+    """Replaces batch norm's statistics by those measured over `batches` batches of `batch` of G's own samples (BigGAN's standing statistics).
 
     The average of the weights has other statistics than any of the generators it averages; with these, a picture depends on its seed alone
-    and not on the batch it was made in. Deterministic: the samples come from a fixed stream.
+    and not on the batch it was made in. Deterministic: the samples come from a fixed stream, their classes are uniform.
+
+    rule: "own", each batch is normalised by its own statistics, of which the means are kept, variances unbiased; "accumulated" (compare_gan), each
+    norm keeps the means of the batches' means and of their population variances, and a batch is normalised by those so far, its own among them.
     """
-    norms = [m for m in G.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    norms = [m for m in G.modules() if isinstance(m, _BatchNorm)]
     if not norms:
         return
     device = next(G.parameters()).device
     kept = [(m.momentum, getattr(m, "sync", False)) for m in norms]
     for m in norms:
-        m.train()
+        m.train(rule == "own")
         m.reset_running_stats()
         m.momentum, m.sync = None, False                 # a plain average over the batches; and of one process: the others are not here
+    hooks = [m.register_forward_pre_hook(_accumulate) for m in norms if rule == "accumulated"]
     rng = Rng(derive("standing statistics"), device)
     for _ in range(batches):
         c = rng.randint(G.num_classes, batch) if G.num_classes else None
         G(rng.randn(batch, G.z_dim), c, rng=rng)
+    for hook in hooks:
+        hook.remove()
     for m, (momentum, sync) in zip(norms, kept):
         m.momentum, m.sync = momentum, sync
         m.eval()
+
+
+def _accumulate(norm: _BatchNorm, inputs: tuple[Tensor]) -> None:
+    """Takes a batch [B,C,H,W] into the means over the batches, by which the norm, in evaluation mode, is about to divide it."""
+    norm.num_batches_tracked.add_(1)
+    var, mean = torch.var_mean(inputs[0], (0, 2, 3), correction=0)
+    for kept, new in ((norm.running_mean, mean), (norm.running_var, var)):
+        kept.add_((new - kept) / norm.num_batches_tracked)

@@ -208,8 +208,9 @@ def _preview(trainer: Trainer, folder: Path) -> None:
 def sampler(trainer: Trainer) -> Model:
     """The averaged generator with spectral norm for its own weights, its batch statistics measured where the configuration says so."""
     ema.settle(trainer.nets.G_ema, trainer.nets.G)
-    if trainer.config.ema.buffers == "standing":
-        ema.standing(trainer.nets.G_ema)
+    how = trainer.config.ema
+    if how.buffers == "standing":
+        ema.standing(trainer.nets.G_ema, how.standing_batches, how.standing_batch, how.standing_rule)
     return Model(trainer.nets.G_ema, trainer.config, trainer.images_seen)
 
 

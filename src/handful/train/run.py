@@ -29,6 +29,7 @@ from .fit import fit, to_images
 from .folder import Owner, empty, free_name, has_checkpoints, make, must_be_free, own
 from .log import Log, duration
 from .loop import Trainer
+from .pretrained import settle
 from .starting import Start, check_state, fine_tuning, starting_from
 
 ADA = tuple(f"terms.ada_controller.{k}" for k in ("target", "kimg", "interval", "max_p"))
@@ -184,17 +185,19 @@ def _start(wish: _Wish) -> Run:
         if line not in on_classes:
             say(line)
     config = config_module.resolved(_filled_in(config, dataset))
+    named = wish.recipe != "auto" and not any(line.startswith("terms.reconstruction.loss=") for line in lines)
+    config = settle(config, say, may_do_without=not named, dry_run=wish.dry_run, rank=rank, world=world)
     evaluation.planned(config)                            # what can't be scored is said now
     found = choose.estimate(config, device, rank, world)
     for line in [*(found.notes if wish.dry_run else []), found.line]:
         say(line)
     if wish.dry_run:
         return Run(folder, finished=False)
-    config.train.threads = found.threads
+    config.train.threads = found.threads or config.train.threads
     if start is not None:
         start.class_names = dataset.class_names
     trainer = _trainer(config, dataset, device, rank, world, start)
-    trainer.threads = config.train.threads
+    trainer.threads = found.threads
     if trainer.heldout is not None:
         choose.about_classes(config, trainer.dataset.classes)                     # what is left of them without the held-out images
     with _owned(make(folder, named=wish.out is not None) if rank == 0 else folder, wish) as owner:

@@ -21,8 +21,8 @@ from . import reduce
 if TYPE_CHECKING:
     from .loop import Trainer
 
-SECONDS = 6.0                        # for all trials together; a candidate has at least LEAST steps whatever they take
-LEAST = 3
+SECONDS, SHARE = 6.0, 0.02           # for all trials together, and of the time that the run will take
+LEAST = 3                            # steps of each number that count, where they are not very long
 HOPELESS = 1.5                       # a number that takes so many times the best one's time ends the search in its direction
 CLEAR = 0.97                         # more threads must save this much of the time of fewer: they disturb other programs, and are disturbed
 SLOW, PATIENCE_SEC, WINDOW_SEC = 0.6, 180.0, 30.0
@@ -50,7 +50,8 @@ def candidates(world: int = 1) -> list[int]:
 def measure(step: Callable[[], float], world: int = 1, seconds: float = SECONDS) -> dict[int, float]:
     """Seconds per step by the number of threads. step: runs one and returns its seconds; all processes of a run call this together.
 
-    Each number runs one step that doesn't count. The steps of two numbers take turns, so that both see the same machine.
+    Each number runs one step that doesn't count. The steps of two numbers take turns, so that both see the same machine. seconds: for all that comes
+    after the first steps; up to twice as much for LEAST steps of each.
     """
     tried: dict[int, list[float]] = {}
     numbers = candidates(world)
@@ -70,7 +71,7 @@ def measure(step: Callable[[], float], world: int = 1, seconds: float = SECONDS)
         if times[n] > HOPELESS * min(times.values()):
             break
     started, rounds = time.perf_counter(), 1
-    while reduce.from_first(rounds < LEAST or time.perf_counter() - started < seconds, world):
+    while reduce.from_first(time.perf_counter() - started < seconds * (2 if rounds < LEAST else 1), world):
         times = reduce.from_first({k: median(v) for k, v in tried.items()}, world)
         alive = [n for n, sec in times.items() if sec <= HOPELESS * min(times.values())]
         if len(alive) == 1 and rounds >= LEAST:
