@@ -62,7 +62,8 @@ def main() -> None:
         faults = compared(Path(folder) / "straight", Path(torn))
         what = f"{args.recipe}, {args.threads} threads, {args.gpus} process{'es' if args.gpus > 1 else ''}"
         print(f"{what}: {killed} kills by {args.signal}, {len(faults)} differences, files left half written: {len(left)}")
-        print("\n".join(faults[:10]) or last.stdout.splitlines()[-2])
+        notes = [line["note"] for line in map(json.loads, (Path(torn) / "log.jsonl").open()) if "note" in line]
+        print("\n".join([*faults[:10], *(notes if faults else [last.stdout.splitlines()[-2]])]))
         sys.exit(bool(faults or left))
 
 

@@ -90,6 +90,23 @@ def test_translation_moves_down_and_right_and_fills_with_zero(impl):
     assert not y[0, 0, :2].any() and not y[0, 0, :, 15:].any()
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_translation_fills_with_what_it_is_told(dtype):
+    """Black, as the release's ImageNet code has it; only what a shift leaves empty, and no gradient comes from there."""
+    x = images(4, dtype=dtype).requires_grad_()
+    shift = {"translation": torch.tensor([[1, 0], [0, -1], [0, 0], [-1, 1]])}
+    forms = (dict(impl="fast", translation_fill=-1), dict(impl="ref", translation_fill=-1), {})
+    fast, ref, grey = (DiffAugment("translation", **form).transform(x, shift) for form in forms)
+    assert torch.equal(fast, ref) and fast.dtype == dtype
+    empty = torch.zeros(4, 1, 8, 8, dtype=torch.bool)
+    empty[0, :, 0] = empty[1, :, :, 7] = empty[3, :, 7] = empty[3, :, :, 0] = True
+    assert torch.equal(fast, torch.where(empty, -1, grey))
+    for a, b in zip(*(torch.autograd.grad(y.square().sum(), x) for y in (fast, grey))):
+        assert torch.equal(a, b)
+    with pytest.raises(UsageError, match="translation_fill=2"):
+        DiffAugment(translation_fill=2)
+
+
 def test_saturation_0_is_grey_and_contrast_keeps_the_mean():
     x, one = images(2), torch.ones(2)
     T = DiffAugment("color")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,12 +17,13 @@ from handful.errors import UsageError
 from handful.nn import norm as norm_module
 from handful.nn.attention import SelfAttention
 from handful.nn.conditional_norm import ConditionalBatchNorm2d
-from handful.nn.conv import Conv2d, Conv3x3, Embedding, Linear
+from handful.nn.conv import Conv2d, Conv3x3, Embedding, Linear, ZeroConv2d, glorot
 from handful.nn.norm import BatchNorm2d
 from handful.nn.residual import DBlock, GBlock
 from handful.nn.spectral import Spectral
 from handful.ops.poolconv import averaged, poolconv
-from handful.rng import Rng
+from handful.ops.zeroconv import zeroconv
+from handful.rng import Rng, derive
 from handful.seam import FeatureInfo
 from handful.train.ema import standing
 from handful.train.fit import sampler
@@ -110,7 +112,7 @@ def test_shapes_and_features(size, classes, channels):
 def test_last_block_without_shortcut():
     """compare_gan's form: what the block adds to its input is the block."""
     torch.manual_seed(0)
-    D, other = (Discriminator(128, num_classes=2, width=2, skip_equal=s, norm="none") for s in (True, False))
+    D, other = (Discriminator(128, num_classes=2, width=2, skip_equal=s, skip="plain", norm="none") for s in (True, False))
     other.load_state_dict(D.state_dict())
     x, want = torch.randn(2, 3, 128, 128), frozenset({"map_4", "map_4_2"})
     a, b = D(x, torch.tensor([0, 1]), want=want).features, other(x, torch.tensor([0, 1]), want=want).features
@@ -125,16 +127,17 @@ class PlainNorm(nn.Module):
         super().__init__()
         self.norm = nn.BatchNorm2d(ours.norm.num_features, eps=ours.norm.eps, affine=ours.gain is None)
         kind = {Linear: lambda m: nn.Linear(m.weight.shape[1], m.weight.shape[0], bias=False), Embedding: lambda m: nn.Embedding(*m.weight.shape)}
+        self.one = 0 if ours.bare else 1
         self.gain, self.shift = (None if m is None else kind[type(m)](m) for m in (ours.gain, ours.shift))
 
     def forward(self, x, condition):
         y = self.norm(x)
         if self.gain is None:
             return y
-        return y * (1 + self.gain(condition))[:, :, None, None] + self.shift(condition)[:, :, None, None]
+        return y * (self.one + self.gain(condition))[:, :, None, None] + self.shift(condition)[:, :, None, None]
 
 
-def plain_conv(ours: Conv2d | Conv3x3 | None) -> nn.Conv2d | None:
+def plain_conv(ours: Conv2d | Conv3x3 | ZeroConv2d | None) -> nn.Conv2d | None:
     if ours is None:
         return None
     o, i, k, _ = ours.weight.shape
@@ -146,9 +149,11 @@ class PlainG(nn.Module):
         super().__init__()
         self.norm1, self.norm2 = PlainNorm(block.norm1), PlainNorm(block.norm2)
         self.conv1, self.conv2, self.shortcut = map(plain_conv, (block.conv1, block.conv2, block.shortcut))
+        self.mask = None if block.repeats else torch.tensor([[1.0, 0.0], [0.0, 0.0]])
 
     def forward(self, x, condition):
-        up = nn.Upsample(scale_factor=2, mode="nearest")
+        repeated = nn.Upsample(scale_factor=2, mode="nearest")
+        up = repeated if self.mask is None else lambda x: repeated(x) * self.mask.to(x).repeat(x.shape[2:])
         h = self.conv1(up(F.relu(self.norm1(x, condition))))
         return self.conv2(F.relu(self.norm2(h, condition))) + self.shortcut(up(x))
 
@@ -157,10 +162,11 @@ class PlainD(nn.Module):
     def __init__(self, block: DBlock) -> None:
         super().__init__()
         self.conv1, self.conv2, self.shortcut = map(plain_conv, (block.conv1, block.conv2, block.shortcut))
-        self.first, self.down = not block.preactivate, block.down
+        self.first, self.down, self.rectified = not block.preactivate, block.down, block.rectified
 
     def forward(self, x):
         h = self.conv2(F.relu(self.conv1(x if self.first else F.relu(x))))
+        x = F.relu(x) if self.rectified and not self.first else x
         pool = functools.partial(F.avg_pool2d, kernel_size=2) if self.down else (lambda y: y)
         if self.first:
             return pool(h) + self.shortcut(pool(x))
@@ -236,10 +242,13 @@ def test_generator_equals_its_plain_twin(size, kwargs):
 
 
 @TORCHS_HOOK
-@pytest.mark.parametrize("size", [32, 64])
-def test_discriminator_equals_its_plain_twin_to_second_order(size):
+@pytest.mark.parametrize("size, skip", [(32, None), (64, None), (64, "plain")])
+def test_discriminator_equals_its_plain_twin_to_second_order(size, skip):
     """Logits, gradients by the images and by the weights, and those of a penalty on the former."""
     _, D = narrow(size)
+    if skip:
+        torch.manual_seed(0)
+        D = Discriminator(size, num_classes=3, width=2, skip=skip).double()
     plain, c = twin(D), torch.arange(4) % 3
     for training in (True, True, False):
         D.train(training), plain.train(training)
@@ -269,8 +278,160 @@ def test_full_width_in_single_precision():
         assert (ours - theirs).norm() < 1e-3 * theirs.norm()
 
 
+# ------------------------------------------------------------------------------------------------------- the releases' numbers
+
+
+def drawn(j: int, *shape: int) -> torch.Tensor:
+    return torch.from_numpy(np.random.RandomState(j).standard_normal(shape))
+
+
+STUDIOGAN = {(64, "rectified"): ((-4.775823, -2.705459), (0.192897, 0.175088)), (64, "plain"): ((-18.933898, -27.869088), (0.542181, 1.041109)),
+             (128, "rectified"): ((1.326072, 4.612492), (0.079291, 0.076647)), (128, "plain"): ((13.487099, 13.186061), (0.311179, 0.234379))}
+
+
+@pytest.mark.parametrize("size, skip", STUDIOGAN)
+def test_discriminator_of_studiogan(size, skip):
+    """The amendments' vector A.2: the released module in float64 without spectral norm, and the textbook's."""
+    D = Discriminator(size, num_classes=3, width=8, skip=skip, norm="none").double()
+    places = [layer for name, block in zip(D.names, (D.stem, *D.blocks.values()))
+              for part in (block, *([D.attention[name]] if name in D.attention else []))
+              for layer in ((part.conv1, part.conv2, part.shortcut) if part is block else (part.query, part.key, part.value, part.out)) if layer]
+    with torch.no_grad():
+        for j, layer in enumerate([*places, D.to_logit, D.embed]):
+            layer.weight.copy_(drawn(j, *layer.weight.shape) / layer.weight[0].numel() ** 0.5)
+            if layer.bias is not None:
+                layer.bias.copy_(0.1 * drawn(1000 + j, len(layer.bias)))
+        for attention in D.attention.values():
+            attention.gain.fill_(0.7)
+    n, k, i, col = (torch.arange(m, dtype=torch.float64).view([-1 if a == b else 1 for b in range(4)]) for a, m in enumerate((2, 3, size, size)))
+    x = torch.sin(0.05 * i * (k + 1) + 0.03 * col + n).requires_grad_()
+    logits = D(x, torch.tensor([0, 2])).logits
+    grad, = torch.autograd.grad(logits.sum(), x)
+    assert j + 1 == {64: 21, 128: 23}[size]
+    for found, wanted in zip((logits, grad.flatten(1).norm(dim=1)), STUDIOGAN[size, skip]):
+        assert found.tolist() == pytest.approx(wanted, abs=6e-7)
+
+
+def test_released_discriminators_are_the_default_where_they_were_run():
+    forms = {size: {b.rectified for b in on_meta(Discriminator, size, num_classes=2).blocks.values()} for size in (32, 64, 128, 256)}
+    assert forms == {32: {False}, 64: {True}, 128: {True}, 256: {False}}
+
+
+COMPARE_GAN = {("zeros", "bare"): ((4.289509, 0.868513, -0.659357, 0.023191), -0.714925, -1.773281, 21.559416, 223.498057),
+               ("nearest", "bare"): ((3.662373, 4.035036, 1.393403, -0.140434), -0.259041, -0.578313, 26.643079, 378.998413),
+               ("nearest", "one_plus"): ((3.516608, 3.857890, 1.212218, 0.041364), 0.321157, 1.906618, 28.065628, 263.629159)}
+
+
+@pytest.mark.parametrize("up, gain", COMPARE_GAN)
+def test_generator_block_of_compare_gan(up, gain):
+    """The amendments' vector B.4, in all three forms."""
+    norm_of = lambda width: ConditionalBatchNorm2d(width, vector=5, norm="none", gain=gain)
+    block = GBlock(4, 2, norm_of, up=up, norm="none", bias="zeros").double()
+    filled = {block.norm1.gain: (2, 1), block.norm1.shift: (3, 1), block.conv1: (4, 6), block.norm2.gain: (6, 1), block.norm2.shift: (7, 1),
+              block.conv2: (8, 6), block.shortcut: (10, 2)}
+    with torch.no_grad():
+        for layer, (j, by) in filled.items():
+            layer.weight.copy_(drawn(j, *layer.weight.shape) / by)
+            if layer.bias is not None:
+                layer.bias.copy_(0.1 * drawn(j + 1, 2))
+    y = block(drawn(0, 3, 4, 2, 2), drawn(1, 3, 5))
+    row, *rest = COMPARE_GAN[up, gain]
+    assert y.shape == (3, 2, 4, 4) and y[0, 0, 0].tolist() == pytest.approx(row, abs=6e-7)
+    assert [v.item() for v in (y[2, 1, 3, 2], y[1, 0, 1, 1], y.sum(), y.square().sum())] == pytest.approx(rest, abs=6e-6)
+
+
+IMAGENET = {"g": dict(up="zeros", gain="bare", bn_eps=1e-5, sn_iterates="always"),
+            "d": dict(skip="plain", skip_equal=False, sn_iterates="always", class_init="glorot", image_range="0..1")}
+
+
+def test_networks_of_compare_gan():
+    """Its documented sizes, the layers that have no bias, and the start of D's matrix of classes."""
+    G, D = on_meta(Generator, 128, num_classes=1000, **IMAGENET["g"]), on_meta(Discriminator, 128, num_classes=1000, **IMAGENET["d"])
+    assert (count(G), count(D)) == (70_433_988, 87_982_370)
+    assert {m.eps for m in G.modules() if isinstance(m, BatchNorm2d)} == {1e-5}
+    assert {m.always for m in (*G.modules(), *D.modules()) if isinstance(m, Spectral)} == {True, False}                  # False: G's embedding
+    assert [n for n, m in G.named_modules() if isinstance(m, Spectral) and not m.always] == ["embed"] and G.embed.u is None
+    torch.manual_seed(0)
+    matrix = Discriminator(128, num_classes=1000, width=4, **IMAGENET["d"]).embed.weight
+    std = (2 / (1000 + 64)) ** 0.5
+    assert matrix.std().item() == pytest.approx(std, rel=0.01) and 1.9 < matrix.abs().max().item() * 0.8796 / std <= 2.0001
+
+
+def test_images_from_0_to_1_inside_the_discriminator():
+    """Black is what surrounds the maps: an image is the same as one with a black frame, but for the frame."""
+    torch.manual_seed(0)
+    D, signed = (Discriminator(64, width=2, norm="none", image_range=r) for r in ("0..1", "-1..1"))
+    signed.load_state_dict(D.state_dict())
+    x = torch.rand(2, 3, 64, 64) * 2 - 1
+    assert torch.allclose(D(x).logits, signed(x * 0.5 + 0.5).logits)
+    inner, framed = x[:, :, 8:-8, 8:-8], F.pad(x[:, :, 8:-8, 8:-8], [8] * 4, value=-1.0)
+    at = lambda net, image: net.stem.conv1(image * 0.5 + 0.5 if net.halved else image)
+    assert torch.allclose(at(D, framed)[:, :, 8:-8, 8:-8], at(D, inner), atol=1e-6)
+    assert not torch.allclose(at(signed, framed)[:, :, 8:-8, 8:-8], at(signed, inner), atol=1e-3)
+
+
+@TORCHS_HOOK
+@pytest.mark.parametrize("gain", ["bare", "one_plus"])
+def test_generator_with_zeros_equals_its_plain_twin(gain):
+    torch.manual_seed(0)
+    G = Generator(64, num_classes=3, width=2, up="zeros", gain=gain, bn_eps=1e-5).double()
+    plain, c = twin(G), torch.arange(8) % 3
+    for training in (True, False):
+        G.train(training), plain.train(training)
+        a, b = f64(8, G.z_dim), f64(8, G.z_dim)
+        x, y = G(a, c, rng=RNG).image, plain(b, c, rng=RNG).image
+        assert alike(x, y)
+        x.sin().sum().backward(), y.sin().sum().backward()
+        assert alike(a.grad, b.grad)
+        same_gradients(G, plain)
+        plain.zero_grad()
+
+
 # ----------------------------------------------------------------------------------------------------------------- operators
 
+
+@pytest.mark.parametrize("kernel", [3, 1])
+@pytest.mark.parametrize("size", [(2, 2), (5, 3)])
+def test_convolution_of_zeros_in_between_equals_the_plain_one(kernel, size):
+    """To second order, with the bias that is all there is between the pixels of a 1x1."""
+    x, w, b = f64(2, 3, *size), f64(4, 3, kernel, kernel, seed=1), f64(4, seed=2)
+    stuffed = torch.zeros(2, 3, 2 * size[0], 2 * size[1], dtype=torch.float64)
+    stuffed[:, :, ::2, ::2] = x.detach()
+    fast, ref = zeroconv(x, w, b), zeroconv(x, w, b, impl="ref")
+    assert torch.allclose(ref, F.conv2d(stuffed, w, b, padding=kernel // 2), atol=1e-12) and torch.allclose(fast, ref, atol=1e-12)
+    assert kernel == 3 or torch.equal(fast[:, :, 1::2, 1::2], b[:, None, None].expand(2, 4, *size))
+    orders = []
+    for y in (fast, ref):
+        first = torch.autograd.grad(y.sin().sum(), (x, w, b), create_graph=True)
+        orders.append([*first, *torch.autograd.grad(sum(g.square().sum() for g in first), (x, w, b))])
+    assert all(torch.allclose(p, q, atol=1e-11) for p, q in zip(*orders))
+    assert gradcheck(zeroconv, (x, w, b)) and gradgradcheck(zeroconv, (x, w, b))
+
+
+@pytest.mark.parametrize("shape, dim", [((6, 2, 1, 1), 0), ((2, 6, 3, 3), 0), ((7, 3), 0), ((2, 9, 2, 2), 1)])
+def test_spectral_norm_that_always_iterates(shape, dim):
+    """Once per forward in evaluation too, from the shorter of the two vectors, which is the release's persistent one; sigma by the new pair."""
+    torch.manual_seed(0)
+    layer = Spectral(torch.randn(shape), dim=dim, eps=1e-6, iterates="always").double().eval()
+    matrix = layer.weight.detach().transpose(0, dim).flatten(1)
+    unit = lambda x: x / max(x.square().sum(), 1e-12) ** 0.5
+    short = min(layer.u, layer.v, key=len).clone()
+    for _ in range(3):
+        w = matrix if len(short) == len(matrix) else matrix.t()                 # [short, long]
+        long = unit(w.t() @ short)
+        short = unit(w @ long)
+        assert layer.sigma().item() == pytest.approx((short @ w @ long).item(), abs=1e-12)
+        assert torch.allclose(min(layer.u, layer.v, key=len), short, atol=1e-12) and torch.allclose(max(layer.u, layer.v, key=len), long, atol=1e-12)
+    before = layer.u.clone()
+    layer.sigma(iterate=False)
+    assert torch.equal(layer.u, before)
+    grad, = torch.autograd.grad(layer.sigma(), layer.weight)
+    assert torch.allclose(grad.transpose(0, dim).flatten(1), torch.outer(layer.u, layer.v), atol=1e-12)
+
+
+def test_glorot_is_the_truncated_normal():
+    weight = glorot(torch.empty(1000, 1536))
+    assert weight.std().item() == pytest.approx(0.02808, rel=2e-3) and weight.abs().max() <= 2 * 0.02809 / 0.87962
 
 @pytest.mark.parametrize("size", [(2, 2), (8, 8), (6, 10)])
 def test_pooled_convolution_equals_the_plain_pair(size):
@@ -372,6 +533,38 @@ def test_standing_statistics(size):
     assert (x - of_batch).abs().mean() < 0.2 * of_batch.std()
 
 
+def test_statistics_accumulated_as_the_release_does():
+    """Each norm divides by the means of the batches' means and population variances so far, the present batch among them; then by the last."""
+    torch.manual_seed(0)
+    G = Generator(32, num_classes=3, width=2, norm="none").eval()
+    other, seen = copy.deepcopy(G), []
+    for m in other.modules():
+        if isinstance(m, BatchNorm2d):
+            m.sums = torch.zeros(2, m.num_features)
+            m.times = 0
+
+            def divided(x, m=m):
+                m.sums += torch.stack([x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)])
+                m.times += 1
+                mean, var = m.sums / m.times
+                seen.append(x)
+                return F.batch_norm(x, mean, var, m.weight, m.bias, eps=m.eps)
+            m.forward = divided
+    standing(G, 5, 6, "accumulated")
+    rng = Rng(derive("standing statistics"))
+    with torch.no_grad():
+        for _ in range(5):
+            c = rng.randint(3, 6)
+            other(rng.randn(6, G.z_dim), c, rng=rng)
+    assert len(seen) == 35 and not G.training and not any(m._forward_pre_hooks for m in G.modules())
+    for mine, plain in zip(G.modules(), other.modules()):
+        if isinstance(mine, BatchNorm2d):
+            assert not mine.training and mine.momentum == 0.1 and mine.num_batches_tracked == 5
+            assert torch.allclose(mine.running_mean, plain.sums[0] / 5, atol=1e-6) and torch.allclose(mine.running_var, plain.sums[1] / 5, rtol=1e-5)
+    standing(G, 5, 6)
+    assert not torch.allclose(G.last_norm.running_mean, other.last_norm.sums[0] / 5, rtol=1e-2)
+
+
 @pytest.mark.parametrize("size", [32, 64])
 def test_state_round_trip(size):
     G, D = narrow(size)
@@ -461,6 +654,36 @@ def test_the_average_is_sampled_with_the_sigma_of_its_own_weights(buffers):
             assert 0.93 < module.sigma(iterate=False) / true < 1.0001
     kept = [b.clone() for b in G.buffers()]
     assert all(torch.equal(a, b) for a, b in zip(kept, sampler(trainer).generator.buffers()))          # however often it is asked for
+
+
+def test_samples_have_the_statistics_that_the_settings_ask_for():
+    narrow = {"g": {"use": "biggan", "width": 4, "z_dim": 16}, "d": {"use": "biggan", "width": 4}}
+    trainer = tiny_trainer("data.resolution=32", "ema.standing_batches=3", "ema.standing_batch=5", "ema.standing_rule=accumulated",
+                           dataset=noise_set(16, resolution=32), **narrow)
+    G = sampler(run_steps(trainer, 1)).generator
+    expected = copy.deepcopy(G)
+    standing(expected, 3, 5, "accumulated")
+    assert {int(m.num_batches_tracked) for m in G.modules() if isinstance(m, BatchNorm2d)} == {3}
+    assert all(torch.equal(a, b) for a, b in zip(G.buffers(), expected.buffers()))
+
+
+def test_the_form_of_imagenet_trains_and_iterates_once_per_step_of_d():
+    """Fakes and reals in one pass: spectral norm of D moves once in a D step and once in G's, as in the release, whose pass there is joint too."""
+    trainer = tiny_trainer("data.resolution=128", "train.batch=4", "train.d_steps=2", "train.joint=true", "ema.standing_rule=accumulated",
+                           dataset=noise_set(8, 3, 128), g={"use": "biggan", "width": 2, "sync_batch_norm": True, **IMAGENET["g"]},
+                           d={"use": "biggan", "width": 2, **IMAGENET["d"]},
+                           augment={"use": "diffaug", "policy": "translation", "translation_fill": -1})
+    layer, seen = trainer.nets.D.to_logit, []
+    layer.register_forward_hook(lambda m, inputs, out: seen.append(len(inputs[0])))
+    before = layer.u.clone(), trainer.nets.D.blocks["map_32"].conv1.u.clone()
+    run_steps(trainer, 1)
+    assert seen == [8, 8, 4] and not torch.equal(before[1], trainer.nets.D.blocks["map_32"].conv1.u)
+    assert trainer.take_log()["d/bad_grads"] == 0
+    G = sampler(trainer).generator
+    z, c = torch.randn(2, G.z_dim), torch.tensor([0, 2])
+    with torch.no_grad():
+        a, b = (G(z, c, rng=RNG).image for _ in range(2))
+    assert torch.allclose(a, b, atol=1e-4) and torch.isfinite(a).all()
 
 
 def test_widths_of_nothing_are_refused():

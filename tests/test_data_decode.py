@@ -7,11 +7,13 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, features
 
 from handful.data.decode import Preparation, header, picture, pixels
 from handful.data.problems import Unusable
 from handful.errors import UsageError
+from handful.features.resize import tf1_bilinear
 
 
 def encode(image, format="PNG", **kwargs):
@@ -258,6 +260,34 @@ def test_stretch_takes_all_of_it():
     image, array = corners("L", (40, 20))
     got, _ = decoded(encode(image), resolution=20, fit="stretch", filter="nearest", channels=1)
     assert (got[0] == array[:, ::2]).all()
+
+
+@pytest.mark.parametrize("size", [(100, 64), (64, 101), (64, 64)])
+def test_zoomed_is_a_central_square_of_a_drawn_side(size):
+    """Every side from round(s / sqrt(2)) to s, as likely each as the other; at floor((length - side) / 2)."""
+    sides = list(range(45, 65))
+    for draw, side in zip((0, 7, 19, 20 * 10**12 + 3), (*(sides[i] for i in (0, 7, 19)), sides[3])):
+        image, _ = picture(encode(stripes(*size)), Preparation.of(side, fit="zoomed"), draw)
+        got = pixels(image)
+        left, top = ((length - side) // 2 for length in size)
+        assert got[0, 0].tolist() == list(range(left, left + side)) and got[1, :, 0].tolist() == list(range(top, top + side))
+    whole, cropped = (decoded(encode(stripes(*size)), resolution=32, fit=fit)[0] for fit in ("zoomed", "crop"))
+    assert (whole == cropped).all()                                       # nothing drawn
+    image, _ = picture(encode(stripes(200, 64)), Preparation.of((32, 64), fit="zoomed", filter="nearest"), 0)
+    assert image.size == (64, 32) and pixels(image)[0, 0, 0] >= (200 - 90) // 2
+
+
+def test_bilinear_of_tensorflow_1():
+    """Larger, smaller and the same along either axis: the metrics' own form of it, which is another code, to the rounding."""
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (33, 48, 3), dtype=np.uint8))
+    x = torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy()).double()[None]
+    for side in (9, 33, 40, 48, 100):
+        got, _ = decoded(encode(image), resolution=side, fit="stretch", filter="bilinear_tf1")
+        assert np.abs(got - tf1_bilinear(x, side)[0].numpy()).max() <= 0.5 + 1e-4
+    got, _ = decoded(encode(image), resolution=(11, 16), fit="stretch", filter="bilinear_tf1")
+    assert (got == x[0, :, ::3, ::3].numpy()).all()                                            # whole steps: pixels are skipped
+    grey, _ = decoded(encode(image.convert("L")), resolution=(11, 16), fit="stretch", filter="bilinear_tf1", channels=1)
+    assert (grey[0] == np.asarray(image.convert("L"))[::3, ::3]).all()
 
 
 @pytest.mark.parametrize(("size", "fit", "enlarged"), [

@@ -17,7 +17,10 @@ from PIL import Image, ImageFile
 
 from handful.data import Dataset, Sampler, load, scan
 from handful.data import loading as loading_module
+from handful.data.loading import load_for
 from handful.errors import HandfulError, UsageError
+from handful.rng import derive
+from making import tiny_config
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
 
@@ -143,6 +146,33 @@ def test_the_subset_is_the_official_one(tmp_path):
     assert len(load(folder, resolution=8, max_images=50)) == 20
     with pytest.raises(UsageError, match="max_images"):
         load(folder, resolution=8, max_images=0)
+
+
+def test_the_first_images_are_those_of_the_names_order(tmp_path):
+    folder = make(tmp_path / "many", [f"{i:02d}.png" for i in range(20)])
+    assert load(folder, resolution=8, max_images=7, first=True, seed=3).names == [f"{i:02d}.png" for i in range(7)]
+    settings = tiny_config(f"data.path={folder}", "data.resolution=8", "data.max_images=5", "data.subset=first").data
+    assert load_for(settings, 3).names == [f"{i:02d}.png" for i in range(5)]
+
+
+def test_zoomed_images_are_drawn_once_by_the_seed_and_their_names(tmp_path):
+    """The same in a zip and of a subset, whatever the order; other sizes by another seed. Other fits keep their fingerprints."""
+    folder = tmp_path / "p"
+    folder.mkdir()
+    for i in range(8):
+        noise(i, (200, 160)).save(folder / f"{i}.png")
+    how = dict(resolution=32, fit="zoomed")
+    whole, again, other = (load(folder, **how, seed=s) for s in (0, 0, 1))
+    assert torch.equal(whole.images, again.images) and whole.fingerprint == again.fingerprint != other.fingerprint
+    assert not torch.equal(whole.images, other.images)
+    some = load(zipped(folder, tmp_path / "p.zip", "wrapped/"), **how, seed=0, max_images=3, first=True)
+    assert torch.equal(some.images, whole.images[:3])
+    assert not torch.equal(whole.images, load(folder, resolution=32).images)
+    mapped = [load(folder, **how, seed=s, memory="map", cache_dir=tmp_path / "cache") for s in (0, 1, 0)]
+    assert torch.equal(mapped[0].images, mapped[2].images) and torch.equal(mapped[1].images, other.images)
+    assert len(list((tmp_path / "cache").glob("*.npy"))) == 2
+    sides = {round(160 * 0.5**0.5) + derive(0, "zoomed", f"{i}.png") % 48 for i in range(200)}
+    assert min(sides) == 113 and max(sides) == 160 and len(sides) > 40
 
 
 # Labels

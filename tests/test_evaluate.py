@@ -175,6 +175,32 @@ def test_train_and_test_reals_are_told_by_the_fingerprint(tmp_path):
     assert "mirror images" in found["fid1k"]["protocol"] and "against 8 training images" in found["fid1k_train"]["protocol"]
 
 
+def test_what_zoomed_images_are_scored_against(tmp_path):
+    """The training images are those it saw, with the sizes that were drawn; all others are the largest squares, of which nothing is drawn."""
+    folder = tmp_path / "wide"
+    folder.mkdir()
+    for i in range(12):
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (60, 80, 3), dtype=np.uint8)).save(folder / f"{i:02d}.png")
+    how = dict(resolution=16, fit="zoomed", max_images=8, first=True, seed=5)
+    model = tiny_model("data.fit=zoomed", "data.max_images=8", "data.subset=first", "seed=5", fingerprint=load(folder, **how).fingerprint)
+    heard = []
+    sets = _sets.beside_model(model, str(folder), {"train"}, False, lambda *a: None, heard.append)
+    assert torch.equal(sets["train"].images, load(folder, **how).images) and not any("not the very set" in line for line in heard)
+    assert torch.equal(sets["all"].images, load(folder, resolution=16).images)
+
+
+def test_samples_are_scored_unrounded_where_the_settings_say_so():
+    data, rounded, exact = noise_set(), tiny_model(), tiny_model("evaluate.rounded=false")
+    a, b = (next(Drawn(m, data).batches(range(6), 6))[1] for m in (rounded, exact))
+    assert a.dtype == torch.uint8 and b.dtype == torch.float32 and b.min() >= 0 and b.max() <= 255 and not torch.equal(b, b.round())
+    assert torch.equal(b.round().to(torch.uint8), a) and torch.equal(a, torch.from_numpy(rounded.sample(range(6))).permute(0, 3, 1, 2))
+    net = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    net.forward = lambda x: x.float().mean((2, 3))
+    found = [evaluate(m, data, "kid", 40, extractor=net)["kid"] for m in (rounded, exact)]
+    assert found[0]["value"] != found[1]["value"] and found[0]["value"] == pytest.approx(found[1]["value"], rel=0.05)
+    assert "not rounded to 8 bits" in found[1]["protocol"] and "rounded" not in found[0]["protocol"]
+
+
 def test_batch_statistics_are_those_of_fifty_seeds(tmp_path):
     """As BigGAN's papers sample for their scores: nothing of the model moves, and a picture depends on its seed, not on who made it."""
     model = tiny_model("g=fastgan", "g.ngf=4", "g.z_dim=8", "data.resolution=32", "g.sync_batch_norm=true")

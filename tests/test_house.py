@@ -149,3 +149,11 @@ def test_everything_public_is_importable():
     from handful.terms import LeCam
 
     assert callable(handful.train) and DiffAugment and LeCam
+
+
+def test_a_saved_run_keeps_what_was_computed_before_a_setting_existed():
+    tree = config.to_tree(config.resolved(config.parse({"data": {"resolution": 64}, "g": {"use": "biggan"}, "d": {"use": "biggan"}})))
+    assert config.from_file(tree, "a file").d.kwargs["skip"] is None                 # the table's, as it was saved
+    del tree["d"]["skip"]
+    assert config.from_file(tree, "a file").d.kwargs["skip"] == "plain"
+    assert "skip" not in config.from_file({**tree, "handful": ""}, "a recipe by hand").d.kwargs

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from handful.errors import HandfulError, UsageError
 from handful.rng import Rng
 from handful.seam import Augment, Augmented, Facts, FeatureInfo
 from handful.terms._contrast import Head, choose_tap, follow, info_nce, queue_length, slow_copy
+from handful.terms._views import vector
 from handful.terms.insgen import InsGen
 from making import noise_set, of_two_processes, run_steps, tiny_trainer, weights
 from tiny import TinyD
@@ -428,6 +430,29 @@ def test_two_processes_hold_one_queue(tmp_path):
         assert torch.equal(a["all"], b["all"]) and all(torch.equal(v, b["term"][k]) for k, v in a["term"].items())
         assert (weights(in_processes(name)) - a["all"]).abs().max() < 1e-5
         assert {v.item() for k, v in a["term"].items() if k.endswith("queue_ptr")} == {12}
+
+
+@pytest.mark.parametrize("name, steps", [("insgen", 0), ("insgen", 3), ("fake_contrast", 3)])
+def test_a_d_with_batch_norm_sees_queries_and_keys_in_one_mode(name, steps):
+    """Of the same images D and its fresh copy make the same vector, whatever D's running statistics are; different images differ. Nothing is
+    written into either network."""
+    t = tiny_trainer(f"terms.{name}.use={name}", dataset=noise_set(12, resolution=64), augment={"use": "none"}, **FASTGAN)
+    term, D = t.terms[name], t.nets.D
+    run_steps(t, steps)
+    fresh = slow_copy(D)
+    assert D.training and not fresh.training and not term.slow_d.training and not term.train().slow_d.training
+    assert {m.training for m in fresh.modules() if isinstance(m, nn.BatchNorm2d)} == {True}
+    x, _ = t.dataset.batch(torch.arange(8), None, torch.device("cpu"))
+    before = state_of(D, fresh)
+    see = lambda net, images: vector(t.nets.judge(images, None, rng=Rng(1), want=frozenset({term.tap}), net=net).judged.features[term.tap])
+    with torch.no_grad():
+        query, key, running = see(D, x), see(fresh, x), see(fresh.eval(), x)
+    head = next(m for m in term.modules() if isinstance(m, Head))
+    assert torch.allclose(query, key, rtol=1e-5, atol=1e-6) and torch.allclose(F.cosine_similarity(query, key), torch.ones(8), atol=1e-6)
+    assert torch.allclose((head.embed(query) * head.embed(key)).sum(1), torch.ones(8), atol=1e-5)
+    assert F.cosine_similarity(query, running).max() < 0.999
+    assert F.cosine_similarity(query, key.roll(1, 0)).max() < 0.999
+    assert same(before, state_of(D, fresh))
 
 
 def test_bad_settings_say_what_to_do():

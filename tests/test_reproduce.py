@@ -75,6 +75,8 @@ def test_papers_and_tables_are_listed(capsys):
     for table in _tables.tables():
         assert table in text and table in _tables.TITLES
     assert "diffaugment/5         36 figures" in text and "diggan/two-point  no figures" in text
+    line, = (x for x in text.splitlines() if x.startswith("  diffaugment/4 "))
+    assert "40 figures  10 runnable, 30 waiting  " in line
 
 
 def test_a_table_shows_what_was_published_and_nothing_that_nobody_measured(capsys):
@@ -153,6 +155,13 @@ def test_what_a_shorter_schedule_scales_and_what_it_leaves():
     assert _job.shortened(full, 1) == ()
 
 
+def test_a_shorter_run_measures_standing_statistics_on_fewer_batches():
+    full = _job.configured("biggan_imagenet", ())
+    batches = {scale: _job.configured("biggan_imagenet", _job.shortened(full, scale)).ema.standing_batches for scale in (1, 0.1, 0.01, 1e-4)}
+    assert batches == {1: 3200, 0.1: 320, 0.01: 32, 1e-4: 8}
+    assert not any("standing" in line for line in _job.shortened(_job.configured("biggan_cifar", ()), 0.1))
+
+
 def test_the_average_of_a_shorter_run_reaches_as_far_back_in_its_share():
     ada = _job.configured("cifar", _job.shortened(_job.configured("cifar", ()), 0.1))
     assert (ada.ema.halflife_kimg, ada.ema.rampup, ada.terms["ada_controller"].kwargs["kimg"]) == (50, 0.05, 50)
@@ -183,7 +192,7 @@ def test_a_row_is_trained_scored_and_put_beside_the_published_figure(noise, caps
     first, second = facts["records"]
     assert f"level {first['value']:.4g}, published 128" in text and str(path) in text
     assert first["share"] == pytest.approx(0.1) and first["published"] == 128 and first["seed"] == 0 and first["table"] == "diffaugment/99"
-    assert "10% of the published schedule" in first["note"] and "the last snapshot" in first["note"] and "8 samples against" in first["note"]
+    assert "10% of the published schedule" in first["note"] and "as in the paper" in first["note"] and "8 samples against" in first["note"]
     assert second["value"] == pytest.approx(2000 * first["value"])                       # of the same pictures, in the table's unit
     assert 0 < first["value"] < 255
     assert run(group, first["command"].split("handful ")[1].replace("'", "").split(" --row")[0].split()) == 0     # names a table that is there

@@ -247,6 +247,53 @@ def test_official_state_dicts_tell_their_settings(cls, kind, architecture, resol
         [[1, 3, 3, 1], [3, 9, 9, 3], [3, 9, 9, 3], [1, 3, 3, 1]]) / 64)
 
 
+@pytest.mark.parametrize("classes", [0, 3])
+@pytest.mark.parametrize("architecture", ["resnet", "skip"])
+def test_a_discriminator_without_minibatch_stddev_has_official_names(classes, architecture):
+    net = small(Discriminator, num_classes=classes, minibatch_group=1, architecture=architecture)
+    state = official_names.to_official(net.state_dict(), "D")
+    assert state["b4.conv.weight"].shape == (8, 8, 3, 3)
+    settings = official_names.settings(state, "D")
+    assert settings["minibatch_group"] == 1 and {n: tuple(t.shape) for n, t in state.items()} == official_names.official_shapes("D", **settings)
+    again = Discriminator(**settings)
+    again.load_state_dict(official_names.to_ours(state, "D"))
+    x, c = torch.randn(3, 3, 16, 16), torch.arange(3) if classes else None
+    assert torch.equal(again(x, c).logits, net(x, c).logits)
+
+
+# The release's embed_features, layer_features and cmap_dim, and what the mapping's tensors are with them.
+WIDTHS = [("G", dict(embed_features=5), dict(embed=(5, 3), fc0=(8, 13), fc1=(8, 8), fc2=(8, 8))),
+          ("G", dict(layer_features=6), dict(embed=(8, 3), fc0=(6, 16), fc1=(6, 6), fc2=(8, 6))),
+          ("G", dict(embed_features=5, layer_features=6), dict(embed=(5, 3), fc0=(6, 13), fc1=(6, 6), fc2=(8, 6))),
+          ("D", dict(embed_features=5, layer_features=6), dict(embed=(5, 3), fc0=(6, 5), fc1=(6, 6), fc2=(8, 6))),
+          ("D", dict(cmap_dim=7), dict(embed=(7, 3), fc0=(7, 7), fc1=(7, 7), fc2=(7, 7))),
+          ("D", dict(cmap_dim=7, layer_features=8), dict(embed=(7, 3), fc0=(8, 7), fc1=(8, 8), fc2=(7, 8)))]
+
+
+@pytest.mark.parametrize("kind, widths, listed", WIDTHS, ids=str)
+def test_other_widths_of_the_mapping_keep_their_names(kind, widths, listed):
+    cls = Generator if kind == "G" else Discriminator
+    state = official_names.to_official(small(cls, num_classes=3, mapping_layers=3).state_dict(), kind)
+    for name, shape in listed.items():
+        state |= {f"mapping.{name}.weight": torch.randn(shape), f"mapping.{name}.bias": torch.randn(shape[0])}
+    if "cmap_dim" in widths:
+        state |= {"b4.out.weight": torch.randn(7, 8), "b4.out.bias": torch.randn(7)}
+    settings = official_names.settings(state, kind)
+    assert {k: v for k, v in settings.items() if k in ("embed_features", "layer_features", "cmap_dim")} == widths
+    back = official_names.to_official(official_names.to_ours(state, kind), kind)
+    assert list(back) == list(state) and all(torch.equal(back[n], state[n]) for n in state)
+    with pytest.raises(HandfulError, match="'mapping.fc2.weight' is"):
+        official_names.to_ours(state | {"mapping.fc2.weight": torch.zeros(3, 3)}, kind)
+
+
+def test_widths_of_a_mapping_without_classes():
+    state = official_names.to_official(small(mapping_layers=2).state_dict(), "G")
+    state |= {"mapping.fc0.weight": torch.zeros(6, 4), "mapping.fc0.bias": torch.zeros(6), "mapping.fc1.weight": torch.zeros(8, 6)}
+    settings = official_names.settings(state, "G")
+    assert settings["layer_features"] == 6 and settings["z_dim"] == 4 and "embed_features" not in settings
+    assert official_names.to_ours(state, "G").keys() == official_names.to_ours(official_names.to_official(small().state_dict(), "G"), "G").keys()
+
+
 def test_a_state_dict_that_is_none_is_refused_in_a_line():
     G, D = small().state_dict(), small(Discriminator).state_dict()
     official = official_names.to_official(D, "D")

@@ -134,7 +134,8 @@ def left(house: Path) -> set[str]:
 BOTH = {"toy.safetensors", "toy_small.safetensors"}
 
 
-@pytest.mark.parametrize("page", [b'{"files": 7}', b'{"files": [7]}', b'{"files": [{"url": 7}]}', b'{"file": []}', b'{"files": [{}]}', b'{"files": null}',
+@pytest.mark.parametrize("page", [b'{"files": 7}', b'{"files": [7]}', b'{"files": [{"url": 7}]}', b'{"file": []}', b'{"files": [{}]}',
+                                  b'{"files": null}',
                                   b'{"files":' + b"[" * 100_000, b'{"seed": ' + b"9" * 5000 + b"}", b"{\xff", b"{"])
 def test_an_index_of_another_shape_is_one_line(house, server, page):
     server.files["/simple/the-pkg/"] = page

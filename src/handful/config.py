@@ -48,11 +48,14 @@ class Data(Section):
     path: str = Field("", description="as typed: a folder, a zip, or a name such as cifar10:10%")
     resolution: Sides = Field(256, description="pixels; or [height, width]")
     channels: Literal[1, 3] = Field(3, description="grey or colour")
-    fit: Literal["crop", "pad", "stretch"] = Field("crop", description="how another aspect ratio becomes this one")
-    filter: Literal["lanczos", "box", "bicubic", "bilinear", "nearest"] = Field("lanczos", description="resize filter; it moves FID")
+    fit: Literal["crop", "pad", "stretch", "zoomed"] = Field(
+        "crop", description="how another aspect ratio becomes this one; zoomed: a crop of random size, drawn for each image once, by the seed")
+    filter: Literal["lanczos", "box", "bicubic", "bilinear", "nearest", "bilinear_tf1"] = Field(
+        "lanczos", description="resize filter; it moves FID; bilinear_tf1: TensorFlow 1's, which skips pixels")
     flip: bool = Field(True, description="mirror half of the reals")
     labels: str | None = Field(None, description="folders, json, or a CSV file; none: unconditional")
-    max_images: int | None = Field(None, ge=1, description="a subset of this size, drawn by the seed")
+    max_images: int | None = Field(None, ge=1, description="a subset of this size")
+    subset: Literal["drawn", "first"] = Field("drawn", description="which images those are: drawn by the seed, or the first in the order of names")
     holdout: float = Field(0.0, ge=0, lt=1, description="this share of the images is kept out of training, drawn by the seed, to see D overfit")
     groups: str | None = Field(None, description="images held out together: a regular expression on file names, or a CSV file (file,group)")
     skip_bad: bool = Field(False, description="train without the files that can't be read")
@@ -81,6 +84,10 @@ class Ema(Section):
     start_kimg: float = Field(0.0, ge=0, description="until here the average is the generator itself")
     buffers: Literal["standing", "copy", "ema"] = Field(
         "standing", description="batch-norm statistics of the average: measured on its own samples before use; the live ones; averaged")
+    standing_batches: int = Field(8, ge=1, description="batches of samples that standing statistics are measured on")
+    standing_batch: int = Field(16, ge=2, description="samples of each")
+    standing_rule: Literal["own", "accumulated"] = Field(
+        "own", description="each of these batches is normalised by its own statistics, or by the mean of those so far, its own among them")
 
 
 class Train(Section):
@@ -100,6 +107,7 @@ class Train(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
     threads: int | None = Field(None, ge=1, le=1024, description="of the CPU, part of the arithmetic; none: chosen by timing steps, and filled in")
+    threads_fixed: bool = Field(False, description="the number never changes, however slow the run becomes; --threads says so")
     guard_kimg: float = Field(4.0, gt=0, description="non-finite gradients for so long, at most a tenth of the run, roll it back")
 
 
@@ -120,10 +128,13 @@ class Evaluate(Section):
     metrics: Names | None = Field(None, description="none: kid below 5000 images, else fid, where the network's weights are; []: no scores")
     every_kimg: float | None = Field(None, gt=0, description="none: with every checkpoint")
     samples: int | None = Field(None, ge=2, description="none: as many as there are images, from 1000 to 5000")
-    budget: float = Field(0.1, gt=0, le=1, description="at most this share of the run's time; beyond it evaluations are left out")
+    budget: float | None = Field(0.1, gt=0, le=1, description="at most this share of the run's time; beyond it, none; null: no limit")
+    against: str | None = Field(None, description="DATA to score against; none: the run's own images, or for metrics of unseen ones, those")
     best: str | None = Field(None, description="the metric that chooses model.safetensors; none: the first")
     statistics: Literal["standing", "batch"] = Field(
         "standing", description="batch norm while samples are scored: as people's samples have it, or of each batch of samples (BigGAN's papers)")
+    together: int = Field(50, ge=2, le=1000, description="samples that share batch statistics")
+    rounded: bool = Field(True, description="samples are scored as people get them, rounded to 8 bits")
 
 
 class Config(Section):
@@ -146,6 +157,7 @@ class Config(Section):
     notes: list[str] = Field([], description="why these settings were chosen, where handful chose")
 
 
+BEFORE = (("d", "biggan", "skip", "plain"),)                  # place, method, setting, and what was done before there was the setting
 _METHODS = {"g": ("arch", "Generator"), "d": ("arch", "Discriminator"), "augment": ("augment", ""), "loss": ("losses", "")}
 
 
@@ -212,9 +224,20 @@ def from_file(tree: Mapping[str, Any], said: str, trust: Iterable[str] = (), giv
     outside of the package that is neither of a module in `trust` nor one of the names `given` by the user; HandfulError where it is no good."""
     refuse_outside(tree, said, trust, given)
     try:
-        return parse(tree)
+        return parse(_as_it_was(tree))
     except UsageError as error:                              # nobody typed this
         raise HandfulError(f"{said} holds settings that can't be used: {error}") from None
+
+
+def _as_it_was(tree: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A run's own file holds every setting, so one that isn't in it is younger than the run: where its default changed what is computed, the file
+    gets what was computed before."""
+    tree = dict(tree)
+    for place, name, key, value in BEFORE if tree.get("handful") else ():
+        use = tree.get(place)
+        if isinstance(use, Mapping) and use.get("use") == name and key not in use:
+            tree[place] = {**use, key: value}
+    return tree
 
 
 def refuse_outside(tree: Mapping[str, Any], said: str, trust: Iterable[str] = (), given: Iterable[str] = ()) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 from ..nn.conv import DCGAN_STD
+from ..nn.residual import Skip
 
 Weights = Literal["normal", "orthogonal"]
 
@@ -19,7 +20,7 @@ class Table:
     """One published form. g: widths of G before and after each block, d: of D after each block, as multiples of the base width; downs: how
     many of D's blocks halve the map; attention: sides of the maps that have it; shared_dim: size of the class embedding, 0: a table of its own
     in every norm; hierarchical: z is cut into a chunk for the first layer and one for each block; init: how weights start; bn_eps, sn_eps: of
-    batch norm and of spectral norm."""
+    batch norm and of spectral norm; skip: what the shortcuts of D see."""
 
     width: int
     z_dim: int
@@ -32,15 +33,16 @@ class Table:
     init: Weights = "orthogonal"
     bn_eps: float = 1e-4
     sn_eps: float = 1e-6
+    skip: Skip = "plain"
 
 
 TABLES = {
     # DiffAugment's release for CIFAR
     32: Table(64, 128, (4, 4, 4, 4), (4, 4, 4, 4), 2, (), 0, False, "normal", 1e-5, 1e-8),
     # DigGAN's release, in StudioGAN: Tiny-ImageNet
-    64: Table(80, 100, (16, 8, 4, 2, 1), (1, 2, 4, 8, 16), 4, (32,)),
-    # likewise: CUB-200; the table of the BigGAN paper for ImageNet
-    128: Table(96, 120, (16, 16, 8, 4, 2, 1), (1, 2, 4, 8, 16, 16), 5),
+    64: Table(80, 100, (16, 8, 4, 2, 1), (1, 2, 4, 8, 16), 4, (32,), skip="rectified"),
+    # likewise: CUB-200; the table of the BigGAN paper for ImageNet, but for skip
+    128: Table(96, 120, (16, 16, 8, 4, 2, 1), (1, 2, 4, 8, 16, 16), 5, skip="rectified"),
     # the BigGAN paper, table 8
     256: Table(96, 140, (16, 16, 8, 8, 4, 2, 1), (1, 2, 4, 8, 8, 16, 16), 6),
 }

@@ -9,10 +9,13 @@ ICLR 2018. Defaults are, by resolution:
     128    likewise for CUB-200, and the paper's ImageNet form: width 96, z of 120 in 6 chunks, attention at 64.
     256    the paper's table 8; nothing of ours was published at this size.
 
-DiffAugment's ImageNet form (compare_gan) is 128 with `Discriminator(skip_equal=False)` (no shortcut in the last block, whose widths are equal),
-`Generator(sync_batch_norm=True)`, and batch statistics accumulated at evaluation. It differs in one thing more: there images are in [0, 1], here
-always in [-1, 1], so that zero padding (in D's convolutions and in a translation) is mid-grey where there it is black. Biases, batch norm's eps and
-spectral norm's eps are those of the StudioGAN form; the specification is silent on compare_gan's.
+At 64 and 128 pixels D's shortcuts see relu(x) in every block but the first, the identity of a last block that changes no width too: StudioGAN's ReLU
+works in place, and x is its input. Logits and penalties of the textbook's form (skip="plain", as at 32 and 256) are others by far.
+
+DiffAugment's ImageNet form (compare_gan) is 128 with other keywords, all of them in recipes/biggan_imagenet.py. In G zeros stand between the pixels
+where others repeat them (up="zeros"), and batch norm's scale is the linear map itself, without "1 +" (gain="bare"). In D the shortcuts are plain and
+the last block has none (skip_equal=False), images are in [0, 1], so that the zeros around a map are black (image_range="0..1"), and the matrix of
+classes starts by Glorot's rule (class_init="glorot"). Spectral norm iterates in evaluation too (sn_iterates="always").
 
 Beyond the papers: without classes batch norm has one learned scale and shift and D no projection; grey pictures; `norm`; chunks of z may be
 uneven (the first are larger). Spectral norm is on all convolutions and linear maps of G and D and on D's class embedding; not on G's tables of
@@ -23,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -31,11 +35,11 @@ from torch import Tensor, nn
 from .. import seam
 from ..errors import UsageError, within
 from ..nn.attention import SelfAttention
-from ..nn.conditional_norm import ConditionalBatchNorm2d
-from ..nn.conv import Conv3x3, Embedding, Linear
+from ..nn.conditional_norm import ConditionalBatchNorm2d, Gain
+from ..nn.conv import Conv3x3, Embedding, Linear, glorot
 from ..nn.norm import BatchNorm2d
-from ..nn.residual import DBlock, GBlock
-from ..nn.spectral import Norm
+from ..nn.residual import DBlock, GBlock, Skip, Up
+from ..nn.spectral import Iterates, Norm
 from ..rng import Rng
 from . import _biggan as parts
 
@@ -46,8 +50,10 @@ class Generator(seam.Generator):
     resolution: S, one of 32, 64, 128, 256; None elsewhere: what the table of that resolution has. width: base width (all others are multiples).
     shared_dim: size of the class embedding that all norms share; 0: a table of classes in each. hierarchical: z in chunks, one for the first
     layer and one for the norms of each block. attention: sides of the maps with self-attention, [] for none. init: "normal" N(0, 0.02^2) with
-    torch's own biases, or "orthogonal" with zeros. bn_eps, sn_eps: batch norm's and spectral norm's. sync_batch_norm: batch statistics over all
-    processes. Raises UsageError for other sizes, attention where there is no map, classes that the chunks of z would leave out.
+    torch's own biases, or "orthogonal" with zeros. bn_eps, sn_eps: batch norm's and spectral norm's; sn_iterates: when the latter's vectors move
+    (nn/spectral.py). sync_batch_norm: batch statistics over all processes. gain: batch norm's scale, 1 + a map of the condition or that map alone.
+    up: what upsampling puts between the pixels. Raises UsageError for other sizes, attention where there is no map, classes that the chunks of z
+    would leave out.
     """
 
     has_batch_stats = True
@@ -56,7 +62,7 @@ class Generator(seam.Generator):
     def __init__(self, resolution: int = 32, channels: int = 3, num_classes: int = 0, z_dim: int | None = None, width: int | None = None,
                  shared_dim: int | None = None, hierarchical: bool | None = None, attention: Sequence[int] | None = None,
                  init: parts.Weights | None = None, norm: Norm = "spectral", bn_eps: float | None = None, sn_eps: float | None = None,
-                 sync_batch_norm: bool = False) -> None:
+                 sync_batch_norm: bool = False, gain: Gain = "one_plus", up: Up = "nearest", sn_iterates: Iterates = "training") -> None:
         super().__init__()
         t = parts.table(resolution)
         width, z_dim = t.width if width is None else width, t.z_dim if z_dim is None else z_dim
@@ -73,19 +79,19 @@ class Generator(seam.Generator):
             raise UsageError(f"z_dim={self.z_dim}: z is cut into {chunks} chunks here, so it needs {chunks} numbers or more")
         self.chunks = [len(part) for part in torch.arange(self.z_dim, device="cpu").tensor_split(chunks)]
         start, eps = parts.starting(init, t.init), t.sn_eps if sn_eps is None else sn_eps
-        how = dict(norm=norm, eps=eps, **start)
+        how = dict(norm=norm, eps=eps, iterates=sn_iterates, **start)
 
         def norm_of(chunk: int):
             vector = shared_dim + chunk
             return lambda width: ConditionalBatchNorm2d(width, classes=num_classes, vector=vector, eps=bn_eps or t.bn_eps, sync=sync_batch_norm,
-                                                        norm=norm, init=start["init"], sn_eps=eps)
+                                                        norm=norm, init=start["init"], sn_eps=eps, sn_iterates=sn_iterates, gain=gain)
 
         self.embed = Embedding(num_classes, shared_dim, norm="none", init=start["init"]) if shared_dim else None
         self.first = Linear(self.chunks[0], widths[0] * 16, **how)
         later = self.chunks[1:] or [0] * len(sides)
-        self.up = nn.ModuleDict({str(s): GBlock(a, b, norm_of(chunk), **how) for s, chunk, (a, b) in zip(sides, later, pairwise(widths))})
+        self.up = nn.ModuleDict({str(s): GBlock(a, b, norm_of(chunk), up=up, **how) for s, chunk, (a, b) in zip(sides, later, pairwise(widths))})
         attending = parts.sides_with_attention(attention, t.attention, sides)
-        self.attention = nn.ModuleDict({str(s): SelfAttention(b, norm=norm, eps=eps, init=start["init"])
+        self.attention = nn.ModuleDict({str(s): SelfAttention(b, **(how | {"bias": "none"}))
                                         for s, b in zip(sides, widths[1:]) if s in attending})
         self.last_norm = BatchNorm2d(widths[-1], std=0.0, eps=bn_eps or t.bn_eps, sync=sync_batch_norm)
         self.to_image = Conv3x3(widths[-1], channels, **how)
@@ -113,37 +119,42 @@ class Generator(seam.Generator):
 class Discriminator(seam.Discriminator):
     """image [B,channels,S,S] in [-1,1] (and c int64 [B]) -> logits [B]: a linear map of the pooled features h, plus <embedding of c, h>.
 
-    resolution, width, attention, init, sn_eps: as in the generator. skip_equal=False: no shortcut in blocks that change neither width nor size.
+    resolution, width, attention, init, sn_eps, sn_iterates: as in the generator. skip: what shortcuts see, "rectified" relu(x) or "plain" x; None:
+    the table's. skip_equal=False: no shortcut in blocks that change neither width nor size. class_init: how the embedding of classes starts, None
+    as the rest. image_range: of the images inside; "0..1" converts them on entry.
     Features: "map_R", the map of side R (after attention; of several blocks with that side the first is "map_R", then "map_R_2" ...), and
     "pre_logits", h: ReLU and the sum over all pixels of the last map, a vector.
     """
 
     def __init__(self, resolution: int = 32, channels: int = 3, num_classes: int = 0, width: int | None = None,
                  attention: Sequence[int] | None = None, init: parts.Weights | None = None, skip_equal: bool = True, norm: Norm = "spectral",
-                 sn_eps: float | None = None) -> None:
+                 sn_eps: float | None = None, skip: Skip | None = None, sn_iterates: Iterates = "training",
+                 class_init: Literal["glorot"] | None = None, image_range: Literal["-1..1", "0..1"] = "-1..1") -> None:
         super().__init__()
         t = parts.table(resolution)
-        self.resolution, self.channels, self.num_classes = resolution, channels, num_classes
+        self.resolution, self.channels, self.num_classes, self.halved = resolution, channels, num_classes, image_range == "0..1"
         width = t.width if width is None else width
         within(1, width=width)
         widths = [channels, *(m * width for m in t.d)]
         sides = [resolution >> min(i + 1, t.downs) for i in range(len(t.d))]
         self.names = [f"map_{s}" if (n := sides[:i].count(s)) == 0 else f"map_{s}_{n + 1}" for i, s in enumerate(sides)]
         start, eps = parts.starting(init, t.init), t.sn_eps if sn_eps is None else sn_eps
-        how = dict(norm=norm, eps=eps, **start)
-        blocks = [DBlock(a, b, down=i < t.downs, preactivate=i > 0, skip_equal=skip_equal, **how) for i, (a, b) in enumerate(pairwise(widths))]
+        how = dict(norm=norm, eps=eps, iterates=sn_iterates, **start)
+        blocks = [DBlock(a, b, down=i < t.downs, preactivate=i > 0, skip_equal=skip_equal, skip=skip or t.skip, **how)
+                  for i, (a, b) in enumerate(pairwise(widths))]
         self.stem, self.blocks = blocks[0], nn.ModuleDict(dict(zip(self.names[1:], blocks[1:])))
         attending = parts.sides_with_attention(attention, t.attention, sides)
-        self.attention = nn.ModuleDict({name: SelfAttention(b, norm=norm, eps=eps, init=start["init"])
+        self.attention = nn.ModuleDict({name: SelfAttention(b, **(how | {"bias": "none"}))
                                         for name, s, b in zip(self.names, sides, widths[1:]) if s in attending and name == f"map_{s}"})
         self.to_logit = Linear(widths[-1], 1, **how)
-        self.embed = Embedding(num_classes, widths[-1], norm=norm, init=start["init"], eps=eps) if num_classes else None
+        matrix = dict(norm=norm, init=glorot if class_init else start["init"], eps=eps, iterates=sn_iterates)
+        self.embed = Embedding(num_classes, widths[-1], **matrix) if num_classes else None
         self.feature_info = {name: seam.FeatureInfo(b, s) for name, s, b in zip(self.names, sides, widths[1:])}
         self.feature_info["pre_logits"] = seam.FeatureInfo(widths[-1])
 
     def forward(self, image: Tensor, c: Tensor | None = None, extra: Mapping[str, Tensor] | None = None,
                 want: frozenset[str] = frozenset()) -> seam.Judged:
-        x, features = image, {}
+        x, features = image * 0.5 + 0.5 if self.halved else image, {}
         for name, block in zip(self.names, (self.stem, *self.blocks.values())):
             x = block(x)
             if name in self.attention:

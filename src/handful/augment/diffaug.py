@@ -7,7 +7,8 @@ Operators, constants and their order are the released code's; images are in [-1,
 
 * color: brightness x + b, b ~ U[-0.5, 0.5); saturation (x - m) s + m, s ~ U[0, 2), m the mean over the channels of each pixel; contrast
   (x - m) c + m, c ~ U[0.5, 1.5), m the mean over the image as the two before left it (the gradient goes through both means).
-* translation: a shift by whole pixels, uniform in -k .. k for rows and columns, k = floor(size * translation_ratio + 0.5); what comes in is 0.
+* translation: a shift by whole pixels, uniform in -k .. k for rows and columns, k = floor(size * translation_ratio + 0.5); what comes in is 0,
+  mid-grey. On ImageNet the released code has images in [0,1], where that is black: translation_fill=-1 here.
 * cutout: a rectangle of q = floor(size * cutout_ratio + 0.5) pixels a side becomes 0; its rows are u - q//2 .. u - q//2 + q - 1 as far as they lie
   in the image, u uniform in 0 .. size - (q mod 2); columns likewise. So about 0.19 of the image is cut, not a quarter.
 
@@ -34,12 +35,12 @@ class DiffAugment(Augment):
     """DiffAugment of images [B,C,H,W] in [-1,1], fp64, fp32 or half precision (colour is then computed in fp32); same shape and dtype out.
 
     policy: groups out of color, translation, cutout, run in the order written, each at most once; "" is the identity. translation_ratio,
-    cutout_ratio: parts of the side, 0 to 1. impl: "fast", or "ref" for the operators one after the other as the paper has them. Raises
-    UsageError for an unknown group or a ratio out of range.
+    cutout_ratio: parts of the side, 0 to 1. impl: "fast", or "ref" for the operators one after the other as the paper has them.
+    translation_fill: the pixels that a shift leaves empty, -1 black to 1 white. Raises UsageError for an unknown group or a number out of range.
     """
 
     def __init__(self, policy: str = "color,translation,cutout", translation_ratio: float = 0.125, cutout_ratio: float = 0.5,
-                 impl: Literal["fast", "ref"] = "fast") -> None:
+                 impl: Literal["fast", "ref"] = "fast", translation_fill: float = 0.0) -> None:
         super().__init__()
         self.policy = tuple(word.strip() for word in policy.split(",") if word.strip())
         for i, word in enumerate(self.policy):
@@ -50,12 +51,15 @@ class DiffAugment(Augment):
         for name, ratio in (("translation_ratio", translation_ratio), ("cutout_ratio", cutout_ratio)):
             if not 0 <= ratio <= 1:
                 raise UsageError(f"diffaug {name}={ratio}: give a part of the side, 0 to 1")
+        if not -1 <= translation_fill <= 1:
+            raise UsageError(f"diffaug translation_fill={translation_fill}: give a grey level, -1 (black) to 1 (white)")
         self.translation_ratio, self.cutout_ratio, self.impl = translation_ratio, cutout_ratio, impl
+        self.translation_fill = translation_fill
         self.identity = not self.policy
 
     def extra_repr(self) -> str:
         return (f"{','.join(self.policy)!r}, translation_ratio={self.translation_ratio}, cutout_ratio={self.cutout_ratio}, "
-                f"impl={self.impl!r}")
+                f"impl={self.impl!r}, translation_fill={self.translation_fill}")
 
     def draw(self, x: Tensor, rng: Rng, extra: Mapping[str, Tensor] | None = None) -> Augmented:
         """Augment x, and each further scale with parameters of its own (from rng.fork(its name)), as FastGAN's release does.
@@ -101,9 +105,9 @@ class DiffAugment(Augment):
             elif group == "translation":
                 if fast and x.device.type != "mps":        # MPS would copy out the windows' view, thousands of times the image
                     most = (_pixels(height, self.translation_ratio), _pixels(width, self.translation_ratio))
-                    x = _Shift.apply(x, params[group], most)
+                    x = _Shift.apply(x, params[group], most, self.translation_fill)
                 else:
-                    x = _shift_ref(x, params[group])
+                    x = _shift_ref(x, params[group], self.translation_fill)
             else:
                 size = (_pixels(height, self.cutout_ratio), _pixels(width, self.cutout_ratio))
                 x = (_cutout if fast else _cutout_ref)(x, params[group], size)
@@ -130,31 +134,31 @@ def _color(x: Tensor, b: Tensor, s: Tensor, c: Tensor) -> Tensor:
     return torch.addcmul(base, x, c * s)
 
 
-def _shift_ref(x: Tensor, shift: Tensor) -> Tensor:
+def _shift_ref(x: Tensor, shift: Tensor, fill: float) -> Tensor:
     height, width = x.shape[-2:]
     rows = torch.arange(height, device=x.device) - shift[:, :1]                   # [B,H], where each row comes from
     cols = torch.arange(width, device=x.device) - shift[:, 1:]                    # [B,W]
     inside = ((rows >= 0) & (rows < height))[:, None, :, None] & ((cols >= 0) & (cols < width))[:, None, None, :]
     x = x.gather(2, rows.clamp(0, height - 1)[:, None, :, None].expand(x.shape))
     x = x.gather(3, cols.clamp(0, width - 1)[:, None, None, :].expand(x.shape))
-    return torch.where(inside, x, 0)
+    return torch.where(inside, x, fill)
 
 
 class _Shift(torch.autograd.Function):
-    """The shift as one copy out of a zero-padded image; its adjoint is the shift back, which autograd would not find: it would scatter."""
+    """The shift as one copy out of an image padded with `fill`; its adjoint is the shift back, which autograd would not find: it would scatter."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, shift: Tensor, most: tuple[int, int]) -> Tensor:
+    def forward(ctx, x: Tensor, shift: Tensor, most: tuple[int, int], fill: float) -> Tensor:
         ctx.save_for_backward(shift)
         ctx.most = most
         (ky, kx), (height, width) = most, x.shape[-2:]
-        windows = F.pad(x, (kx, kx, ky, ky)).unfold(2, height, 1).unfold(3, width, 1)    # a view, [B,C,2ky+1,2kx+1,H,W]
+        windows = F.pad(x, (kx, kx, ky, ky), value=fill).unfold(2, height, 1).unfold(3, width, 1)    # a view, [B,C,2ky+1,2kx+1,H,W]
         return windows[torch.arange(len(x), device=x.device), :, ky - shift[:, 0], kx - shift[:, 1]]
 
     @staticmethod
     def backward(ctx, grad: Tensor):
         (shift,) = ctx.saved_tensors
-        return _Shift.apply(grad, -shift, ctx.most), None, None
+        return _Shift.apply(grad, -shift, ctx.most, 0.0), None, None, None
 
 
 def _cutout_ref(x: Tensor, centre: Tensor, size: tuple[int, int]) -> Tensor:

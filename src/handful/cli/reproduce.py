@@ -69,4 +69,4 @@ def command(table, row, data_set, data, against, scale, seed, seeds, samples, se
         results.append(result)
         click.echo("\n".join(_show.result(job, result)))
     if len(results) > 1:
-        click.echo("\n".join(_show.over_seeds(chosen, results)))
+        click.echo("\n".join(_show.over_seeds(job, results)))

@@ -19,14 +19,16 @@ from handful.data.memory import DECODING
 from handful.data.problems import Unusable
 from handful.errors import UsageError, nearest
 
-FITS = ("crop", "pad", "stretch")
+FITS = ("crop", "pad", "stretch", "zoomed")
 FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
     "box": Image.Resampling.BOX,
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
     "nearest": Image.Resampling.NEAREST,
+    "bilinear_tf1": None,  # not Pillow's: _tf1_bilinear
 }
+ZOOM = 0.5**0.5  # the smallest square of fit=zoomed, as a part of the short side: half of its area
 PAD_VALUE = 128  # 0 in [-1, 1]
 MIN_SIDE = 8
 ROWS = 64  # of a picture, that are worked on at once
@@ -106,8 +108,9 @@ def header(file: BinaryIO) -> Facts:
         return Facts((width, height), image.mode, _animated(image))
 
 
-def picture(file: BinaryIO, preparation: Preparation) -> tuple[Image.Image, Facts]:
-    """Decodes and prepares one file: an L or RGB image of the wanted size. Raises Pillow's errors or `Unusable`."""
+def picture(file: BinaryIO, preparation: Preparation, draw: int | None = None) -> tuple[Image.Image, Facts]:
+    """Decodes and prepares one file: an L or RGB image of the wanted size. draw: a random number, 0 or more, from which fit=zoomed has its size;
+    without one it is crop. Raises Pillow's errors or `Unusable`."""
     with _open(file) as image:
         facts = Facts(image.size, image.mode, _animated(image))
         DECODING.require(_memory(image, preparation))
@@ -120,13 +123,14 @@ def picture(file: BinaryIO, preparation: Preparation) -> tuple[Image.Image, Fact
     if turn is not None:
         image = image.transpose(turn)
     size = image.size
-    image, enlarged = _fit(image, preparation)
+    image, enlarged = _fit(image, preparation, draw)
     return image, replace(facts, size=size, transparent=transparent, enlarged=enlarged, peak=peak)
 
 
 def _memory(image: Image.Image, preparation: Preparation) -> int:
     """Bytes that `picture` and `pixels` take at most. All were measured at 25 million pixels, turned and not, in colour and grey."""
-    per_pixel = max(9, WIDE_FORMATS.get(image.format, 0), WIDE_MODES.get(image.mode, 0)) + (0 if preparation.resolution else 2)
+    as_array = preparation.resolution is None or preparation.filter == "bilinear_tf1"
+    per_pixel = max(9, WIDE_FORMATS.get(image.format, 0), WIDE_MODES.get(image.mode, 0)) + (2 if as_array else 0)
     height, width = preparation.resolution or (0, 0)
     return per_pixel * image.width * image.height + 14 * height * width
 
@@ -185,14 +189,22 @@ def _eight_bit(image: Image.Image, window: tuple[float, float] | None) -> tuple[
     return Image.fromarray(bytes_), high
 
 
-def _fit(image: Image.Image, preparation: Preparation) -> tuple[Image.Image, bool]:
-    """Crop (centre, to the target's aspect ratio), pad (mid-grey) or stretch to the resolution. Also: was it enlarged."""
+def _fit(image: Image.Image, preparation: Preparation, draw: int | None) -> tuple[Image.Image, bool]:
+    """Crop (centre, to the target's aspect ratio), pad (mid-grey) or stretch to the resolution. Also: was it enlarged.
+
+    zoomed: that crop made smaller, its short side s drawn among the whole numbers from round(s / sqrt(2)) to s (compare_gan's ImageNet).
+    """
     if preparation.resolution is None:
         return image, False
     (high, wide), (w, h) = preparation.resolution, image.size
     inner = (wide, high)
-    if preparation.fit == "crop":
+    if preparation.fit in ("crop", "zoomed"):
         crop_w, crop_h = min(w, max(1, round(h * wide / high))), min(h, max(1, round(w * high / wide)))
+        if preparation.fit == "zoomed" and draw is not None:
+            short = min(crop_w, crop_h)
+            least = round(ZOOM * short)
+            side = least + draw % (short - least + 1)
+            crop_w, crop_h = (round(length * side / short) for length in (crop_w, crop_h))
         if (crop_w, crop_h) != (w, h):
             left, top = (w - crop_w) // 2, (h - crop_h) // 2
             image = image.crop((left, top, left + crop_w, top + crop_h))
@@ -203,9 +215,23 @@ def _fit(image: Image.Image, preparation: Preparation) -> tuple[Image.Image, boo
             inner = (max(1, round(w * high / h)), high)
     enlarged = image.width < inner[0] or image.height < inner[1]
     if image.size != inner:
-        image = image.resize(inner, FILTERS[preparation.filter])
+        image = _tf1_bilinear(image, inner) if preparation.filter == "bilinear_tf1" else image.resize(inner, FILTERS[preparation.filter])
     if inner != (wide, high):
         ground = Image.new(image.mode, (wide, high), PAD_VALUE if image.mode == "L" else (PAD_VALUE,) * 3)
         ground.paste(image, ((wide - inner[0]) // 2, (high - inner[1]) // 2))
         image = ground
     return image, enlarged
+
+
+def _tf1_bilinear(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """To (width, height) as TensorFlow 1's resize_bilinear: pixel i comes from i * old / new, between its two neighbours, whatever the reduction
+    (no antialiasing), without a shift by half a pixel; beyond the last pixel the border is held. Rounded to 8 bits."""
+    values = np.asarray(image)
+    for axis, new in ((0, size[1]), (1, size[0])):
+        old = values.shape[axis]
+        at = np.arange(new) * (old / new)
+        low = np.minimum(at.astype(int), old - 1)
+        part = (at - low).astype(np.float32).reshape(-1, *[1] * (values.ndim - 1 - axis))
+        below, above = (values.take(i, axis).astype(np.float32) for i in (low, np.minimum(low + 1, old - 1)))
+        values = below + (above - below) * part
+    return Image.fromarray(np.rint(values).astype(np.uint8))

@@ -26,6 +26,7 @@ from handful.data.sources import open_source
 from handful.data.stores import Mapped, Memory, cache_folder, read_cached, write_description
 from handful.data.threads import in_threads
 from handful.errors import HandfulError, UsageError
+from handful.rng import derive
 
 if TYPE_CHECKING:
     from handful.config import Data
@@ -108,6 +109,7 @@ def load(
     labels: str | os.PathLike | None = None,
     groups: str | os.PathLike | None = None,
     max_images: int | None = None,
+    first: bool = False,
     seed: int = 0,
     skip_bad: bool = False,
     window: tuple[float, float] | None = None,
@@ -119,10 +121,11 @@ def load(
     """Decodes a folder, a zip or a set by name ("cifar10:10%") into a `Dataset`. Nothing of the source is changed.
 
     resolution: pixels of a side, or (height, width).
-    fit: crop (centre), pad (mid-grey) or stretch. filter: lanczos, box, bicubic, bilinear or nearest; it moves FID.
+    fit: crop (centre), pad (mid-grey), stretch, or zoomed (a crop whose size is drawn for each image by the seed and its name, once, since images
+    are decoded once). filter: lanczos, box, bicubic, bilinear, nearest or bilinear_tf1 (TensorFlow 1's, not antialiased); it moves FID.
     labels: None, "auto", "folders", "json" or a CSV file (see `read_labels`).
     groups: None, a regular expression on file names or a CSV file (see `read_groups`): what `Dataset.split` keeps together.
-    max_images: a subset by `seed`, drawn as the official StyleGAN2-ADA datasets do.
+    max_images: a subset by `seed`, drawn as the official StyleGAN2-ADA datasets do; with first=True the first ones in the order of names.
     skip_bad: leave unusable files out instead of refusing.
     window: (black, white) values of 16-bit and float greyscale; by default the full range 0..65535.
     memory: "ram"; "map" (a file in cache_dir, by default $HANDFUL_CACHE/datasets or ~/.cache/handful/datasets, found again by the
@@ -141,7 +144,7 @@ def load(
     with open_source(path) as source:
         source.require_images()
         found = read_labels(source, labels)
-        names = subset(source.names, max_images, seed)
+        names = subset(source.names, max_images, seed, first)
         shape = (channels, *preparation.resolution)
         if memory == "auto":
             memory = "ram" if len(names) * int(np.prod(shape)) < free_memory() // 2 else "map"
@@ -151,13 +154,14 @@ def load(
         cached = None
         if memory == "map":
             about = [numbers, found.class_names, skip_bad] + ([] if grouped is None else [[grouped[name] for name in names]])
+            about += [f"seed {seed}"] if fit == "zoomed" else []
             cached = cache_folder(cache_dir) / f"{_key(source, names, preparation, *about)}.npy"
             kept = read_cached(cached, shape)
             if kept is not None:
                 return _dataset(*kept, found.class_names, True, min_images, source.path)
         store = Memory(len(names), shape) if cached is None else Mapped(cached, len(names), shape)
         try:
-            said = _decode(source, names, preparation, store, skip_bad, progress)
+            said = _decode(source, names, preparation, seed, store, skip_bad, progress)
             said["labels"] = None if numbers is None else [found.numbers[name] for name in said["names"]]
             said["groups"] = None if grouped is None else [grouped[name] for name in said["names"]]
             said["fingerprint"] = _fingerprint(said, said.pop("digests"), preparation, found.class_names)
@@ -174,29 +178,34 @@ def load(
 def load_for(data: Data, seed: int, **more: Any) -> Dataset:
     """`load`, as a run's settings say (`config.data`, `config.seed`): the same images, prepared in the same way. more: as in `load`."""
     dataset = load(data.path, resolution=data.resolution, channels=data.channels, fit=data.fit, filter=data.filter, labels=data.labels,
-                   groups=data.groups, max_images=data.max_images, seed=seed, skip_bad=data.skip_bad, window=data.window, **more)
+                   groups=data.groups, max_images=data.max_images, first=data.subset == "first", seed=seed, skip_bad=data.skip_bad,
+                   window=data.window, **more)
     if data.groups is not None and not data.holdout:
         dataset.notes.append("data.groups does nothing without data.holdout: no image is held out")
     return dataset
 
 
-def subset(names: list[str], max_images: int | None, seed: int) -> list[str]:
-    """At most `max_images` names: shuffled by legacy NumPy RandomState(seed), the first kept and sorted, as StyleGAN2-ADA does."""
+def subset(names: list[str], max_images: int | None, seed: int, first: bool = False) -> list[str]:
+    """At most `max_images` names: shuffled by legacy NumPy RandomState(seed), the first kept and sorted, as StyleGAN2-ADA does; with `first` not
+    shuffled."""
     if max_images is None or max_images >= len(names):
         return list(names)
     if max_images < 1:
         raise UsageError(f"max_images must be 1 or more, not {max_images}")
+    if first:
+        return names[:max_images]
     index = np.arange(len(names))
     np.random.RandomState(seed % 2**32).shuffle(index)
     return [names[i] for i in np.sort(index[:max_images])]
 
 
-def _decode(source: Source, names: list[str], preparation: Preparation, store, skip_bad: bool, progress: Progress | None) -> dict:
+def _decode(source: Source, names: list[str], preparation: Preparation, seed: int, store, skip_bad: bool, progress: Progress | None) -> dict:
     problems, kept, digests, facts = list(source.problems), [], [], []
+    shared = len(common_folder(source.names))  # so that a zip and its folder have the same draws
 
     def work(name: str):
         def prepare(file):
-            image, about = picture(file, preparation)
+            image, about = picture(file, preparation, derive(seed, "zoomed", name[shared:]))
             row = pixels(image)
             return row, about, hashlib.sha256(row).digest()
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -55,8 +56,10 @@ def to_official(state: Mapping[str, Tensor], kind: Kind) -> dict[str, Tensor]:
 def settings(state: Mapping[str, Tensor], kind: Kind) -> dict[str, Any]:
     """The keywords of our Generator or Discriminator that an official state dict fits, read off its shapes.
 
-    channel_base is the smallest that gives these channels. For D minibatch_channels is 0 where there is no minibatch standard deviation (group 1);
-    the group itself isn't in the file. Raises HandfulError where this is no such network.
+    channel_base is the smallest that gives these channels. For D minibatch_group is 1 where there is no minibatch standard deviation; else the group
+    isn't in the file. Three keywords of the release that our networks don't have stand here only where they aren't its defaults: embed_features and
+    layer_features, the widths of the mapping's embedding and of its layers but the last (default: the last one's), and D's cmap_dim, the width of
+    its projection (default: channel_max). Raises HandfulError where this is no such network.
     """
     prefix = "synthesis." if kind == "G" else ""
 
@@ -72,23 +75,34 @@ def settings(state: Mapping[str, Tensor], kind: Kind) -> dict[str, Any]:
     known: dict[str, Any] = {"resolution": resolution, "num_classes": classes,
                              "mapping_layers": sum(bool(re.fullmatch(r"mapping\.fc\d+\.weight", n)) for n in state)}
     residual = top + "skip.weight" in state
+    embedding = shape("mapping.embed.weight")[0] if classes else 0
+
+    def other(usual: int) -> dict[str, int]:
+        """The mapping's widths that aren't `usual`, that of what it gives."""
+        layers = shape("mapping.fc0.weight")[0] if known["mapping_layers"] > 1 else usual
+        found = {"embed_features": embedding or usual, "layer_features": layers}
+        return {k: v for k, v in found.items() if v != usual}
+
     if kind == "G":
         w_dim, = shape("mapping.w_avg")
         skip = "synthesis.b4.torgb.weight" in state
-        return known | {"channels": shape(top + "torgb.weight")[0], "w_dim": w_dim,
-                        "z_dim": shape("mapping.fc0.weight")[1] - (w_dim if classes else 0),
-                        "channel_base": shape(top + "conv1.weight")[0] * resolution, "channel_max": shape("synthesis.b4.conv1.weight")[0],
-                        "architecture": "resnet" if residual else "skip" if skip else "orig"}
+        return known | other(w_dim) | {
+            "channels": shape(top + "torgb.weight")[0], "w_dim": w_dim, "z_dim": shape("mapping.fc0.weight")[1] - embedding,
+            "channel_base": shape(top + "conv1.weight")[0] * resolution, "channel_max": shape("synthesis.b4.conv1.weight")[0],
+            "architecture": "resnet" if residual else "skip" if skip else "orig"}
     width, cin = shape("b4.conv.weight")[:2]
     wide, channels = shape(top + "fromrgb.weight")[:2]
     spread = {"minibatch_channels": cin - width} if cin > width else {"minibatch_group": 1}
-    return known | {"channels": channels, "channel_base": wide * resolution, "channel_max": width, **spread,
-                    "architecture": "resnet" if residual else "skip" if "b4.fromrgb.weight" in state else "orig"}
+    cmap_dim = shape("b4.out.weight")[0] if classes else width
+    return known | spread | (other(cmap_dim) if classes else {}) | ({"cmap_dim": cmap_dim} if cmap_dim != width else {}) | {
+        "channels": channels, "channel_base": wide * resolution, "channel_max": width,
+        "architecture": "resnet" if residual else "skip" if "b4.fromrgb.weight" in state else "orig"}
 
 
 def official_shapes(kind: Kind, *, resolution: int, channels: int, num_classes: int, channel_base: int, channel_max: int, architecture: str,
-                    mapping_layers: int, z_dim: int = 0, w_dim: int = 0, minibatch_channels: int = 1) -> Shapes:
-    """Every name of the official state dict with its shape, parameters and buffers."""
+                    mapping_layers: int, z_dim: int = 0, w_dim: int = 0, minibatch_channels: int = 1, minibatch_group: int = 4,
+                    embed_features: int | None = None, layer_features: int | None = None, cmap_dim: int | None = None) -> Shapes:
+    """Every name of the official state dict with its shape, parameters and buffers. Keywords as `settings` gives them."""
     sides = [s for s in _SIDES if s <= resolution]
     width = {s: min(channel_base // s, channel_max) for s in sides}
     out: Shapes = {}
@@ -96,11 +110,13 @@ def official_shapes(kind: Kind, *, resolution: int, channels: int, num_classes: 
     def put(prefix: str, **shapes: tuple[int, ...]) -> None:
         out.update({f"{prefix}.{n}": s for n, s in shapes.items()})
 
-    def mapping(cin: int, wide: int) -> None:
+    def mapping(last: int) -> None:
+        embedding = (embed_features or last) if num_classes else 0
         if num_classes:
-            put("mapping.embed", weight=(wide, num_classes), bias=(wide,))
-        for i in range(mapping_layers):
-            put(f"mapping.fc{i}", weight=(wide, cin if i == 0 else wide), bias=(wide,))
+            put("mapping.embed", weight=(embedding, num_classes), bias=(embedding,))
+        between = [layer_features or last] * (mapping_layers - 1)
+        for i, (cin, cout) in enumerate(pairwise([z_dim + embedding, *between, last]) if mapping_layers else ()):
+            put(f"mapping.fc{i}", weight=(cout, cin), bias=(cout,))
 
     filtered = {FILTER: (4, 4)}
     if kind == "G":
@@ -116,7 +132,7 @@ def official_shapes(kind: Kind, *, resolution: int, channels: int, num_classes: 
             if architecture == "resnet" and s > 4:
                 put(f"{b}.skip", weight=(wide, width[s // 2], 1, 1), **filtered)
         put("mapping", w_avg=(w_dim,))
-        mapping(z_dim + (w_dim if num_classes else 0), w_dim)
+        mapping(w_dim)
         return out
     for s in sides[:0:-1]:
         b, wide = f"b{s}", width[s]
@@ -128,13 +144,14 @@ def official_shapes(kind: Kind, *, resolution: int, channels: int, num_classes: 
         if architecture == "resnet":
             put(f"{b}.skip", weight=(width[s // 2], wide, 1, 1), **filtered)
     wide = width[4]
+    out_wide = (cmap_dim or wide) if num_classes else 1
     if num_classes:
-        mapping(wide, wide)
+        mapping(out_wide)
     if architecture == "skip":
         put("b4.fromrgb", weight=(wide, channels, 1, 1), bias=(wide,), **filtered)
-    put("b4.conv", weight=(wide, wide + minibatch_channels, 3, 3), bias=(wide,), **filtered)
+    put("b4.conv", weight=(wide, wide + (minibatch_channels if minibatch_group > 1 else 0), 3, 3), bias=(wide,), **filtered)
     put("b4.fc", weight=(wide, 16 * wide), bias=(wide,))
-    put("b4.out", weight=(wide if num_classes else 1, wide), bias=(wide if num_classes else 1,))
+    put("b4.out", weight=(out_wide, wide), bias=(out_wide,))
     return out
 
 

@@ -41,6 +41,7 @@ def evaluate(
     together: bool = True,
     heldout: Dataset | str | None = None,
     trust: Iterable[str] = (),
+    first: int = 0,
 ) -> dict[str, dict[str, Any]]:
     """Scores a model, or pictures, against real ones: {metric: {"value", "protocol", "count_real", "count_fake", "resize",
     "extractor", "extractor_digest", and what it has besides: "stderr", "bias", "note"}}, keyed as asked.
@@ -60,7 +61,7 @@ def evaluate(
     it runs; all must call this then, all get the result, and each has its progress called about its own share. heldout: with `data`
     a Dataset that the model was trained on, the images that it was not, or their path: what metrics of unseen reals (..._test)
     take. With a path as `data` they are found: held out of it, or the test set that belongs to it (cifar10:10%, cifar10:test). trust: modules
-    outside of the package whose classes the model's file may name.
+    outside of the package whose classes the model's file may name. first: the seed of the first sample, for further sets of samples.
 
     Raises UsageError for unknown names; HandfulError, in one line, for absent weights, too few images, files that can't be read.
     What one of several processes raises, all raise: a HandfulError that names its rank, or, after KeyboardInterrupt, `Stopped`.
@@ -69,7 +70,7 @@ def evaluate(
     with ExitStack() as stack:
         session = _planned(stack, world, model, data, metrics, samples, device=device, batch=batch, res=res, extractor=extractor,
                            resize=resize, truncation=truncation, statistics=statistics, skip_bad=skip_bad, cache=cache,
-                           memory_mb=memory_mb, progress=progress, say=say, heldout=heldout, trust=trust)
+                           memory_mb=memory_mb, progress=progress, say=say, heldout=heldout, trust=trust, first=first)
         session.look()
         return {name: session.score(name) for name in session.metrics}
 
@@ -85,7 +86,7 @@ def _planned(stack: ExitStack, world: World, model: Model | _sets.Given, data: _
              samples: int | None, *, device: str | torch.device = "auto", batch: int | None = None, res: int | None = None,
              extractor: str | nn.Module | None = None, resize: str | None = None, truncation: float = 1.0, statistics: str | None = None,
              skip_bad: bool = False, cache: bool = True, memory_mb: int = 256, progress: Progress | None = None,
-             say: Callable[[str], None] | None = None, heldout: Dataset | str | None = None, trust: Iterable[str] = ()) -> Session:
+             say: Callable[[str], None] | None = None, heldout: Dataset | str | None = None, trust: Iterable[str] = (), first: int = 0) -> Session:
     """Arguments as of `evaluate`; what is opened is closed with `stack`."""
     on = model.device if isinstance(model, Model) else pick_device(str(device))
     if on.type == "cuda":
@@ -100,6 +101,6 @@ def _planned(stack: ExitStack, world: World, model: Model | _sets.Given, data: _
         raise UsageError(f"statistics={statistics!r}: must be one of standing, batch")
     session = Session(wanted, samples, on, batch or (64 if on.type == "cuda" else 16), world, Clock(progress), cache, memory_mb,
                       stack)
-    session.open(model, data, res, truncation, statistics, skip_bad, say or (lambda line: None), heldout, trust)
+    session.open(model, data, res, truncation, statistics, skip_bad, say or (lambda line: None), heldout, trust, first)
     session.plan(extractor, resize)
     return session

@@ -30,8 +30,6 @@ from ..nn.norm import batch_statistics
 from ..rng import derive
 from . import _cache
 
-TOGETHER = 50                            # samples that share batch statistics, as in the evaluations of BigGAN, DiffAugment and DigGAN
-
 Batches = Iterator[tuple[Tensor, Tensor]]
 
 
@@ -44,7 +42,7 @@ class Pictures(Protocol):
     manner: str
 
     def batches(self, at: Sequence[int], batch: int) -> Batches:
-        """The pictures at these places, in batches of one size: (places int64 [B], uint8 [B,C,H,W])."""
+        """The pictures at these places, in batches of one size: (places int64 [B], uint8 or fp32 [B,C,H,W] in 0..255)."""
         ...
 
 
@@ -162,24 +160,26 @@ class Filed:
 
 
 class Drawn:
-    """Samples of a model: the picture at place i is that of seed i, of the class of a random image of the data set.
+    """Samples of a model: the picture at place i is that of seed first + i, of the class of a random image of the data set.
 
-    statistics: "standing", batch norm as people's samples have it; "batch", that of each batch of TOGETHER samples (seeds 0 .. 49, 50 .. 99, ...),
-    so that a picture still depends on its seed alone.
+    statistics: "standing", batch norm as people's samples have it; "batch", that of each `evaluate.together` samples (seeds 0 .. 49, 50 .. 99, ...),
+    so that a picture still depends on its seed alone. Pictures are uint8, as people get them, or with the model's `evaluate.rounded=false` fp32.
     """
 
     count = fingerprint = None
 
-    def __init__(self, model: Model, data: Dataset | None, truncation: float = 1.0, statistics: str = "standing") -> None:
-        self.model, self.truncation = model, truncation
+    def __init__(self, model: Model, data: Dataset | None, truncation: float = 1.0, statistics: str = "standing", first: int = 0) -> None:
+        self.model, self.truncation, self.first = model, truncation, first
         self.classes = _classes(model, data)                 # int64 [images with a class of the model], or None
         normed = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.generator.modules())
         self.statistics = statistics if normed else ""       # without batch norm there is no difference
+        self.rounded, self.together = model.config.evaluate.rounded, model.config.evaluate.together
         self._made: tuple[int, Tensor] = (-1, torch.empty(0))
 
     @property
     def manner(self) -> str:
-        return {"": "", "standing": "batch norm with standing statistics", "batch": f"batch norm over each {TOGETHER} samples"}[self.statistics]
+        norm = {"": "", "standing": "batch norm with standing statistics", "batch": f"batch norm over each {self.together} samples"}[self.statistics]
+        return "; ".join(filter(None, [norm, "" if self.rounded else "samples not rounded to 8 bits"]))
 
     def labels(self, seeds: Sequence[int]) -> Tensor | None:
         """c int64 [N]: as the data's labels are distributed; the classes in turn where the data has none."""
@@ -191,21 +191,24 @@ class Drawn:
     def batches(self, at: Sequence[int], batch: int) -> Batches:
         seeds = list(at)
         if self.statistics == "batch":
-            for number, some in groupby(seeds, lambda seed: seed // TOGETHER):
+            for number, some in groupby(seeds, lambda seed: seed // self.together):
                 if self._made[0] != number:
-                    self._made = number, self._pictures(list(range(number * TOGETHER, (number + 1) * TOGETHER)))
-                yield (places := torch.tensor(list(some))), self._made[1][places % TOGETHER]
+                    self._made = number, self._pictures(list(range(number * self.together, (number + 1) * self.together)))
+                yield (places := torch.tensor(list(some))), self._made[1][places % self.together]
             return
         for start in range(0, len(seeds), batch):
             some = seeds[start:start + batch]
             yield torch.tensor(some), self._pictures(some)
 
     @torch.inference_mode()
-    def _pictures(self, seeds: list[int]) -> Tensor:
-        """uint8 [N,C,H,W]"""
+    def _pictures(self, places: list[int]) -> Tensor:
+        """uint8 [N,C,H,W], or fp32 in 0..255."""
+        seeds = [self.first + place for place in places]
         rng, G = SeedRng(seeds, self.model.device), self.model.generator
         with batch_statistics(G) if self.statistics == "batch" else nullcontext():
             image = G.sample(self.model.latents(seeds), self.labels(seeds), rng=rng, truncation=self.truncation)
+        if not self.rounded:
+            return (image.float() * 127.5 + 127.5).clamp(0, 255)
         return torch.from_numpy(np.ascontiguousarray(to_uint8(image).transpose(0, 3, 1, 2)))
 
 

@@ -68,7 +68,7 @@ class Session:
     notes: dict[str, str] = field(default_factory=dict)
     shared: dict[Any, Any] = field(default_factory=dict)                             # see Resources
 
-    def open(self, model, data, res, truncation, statistics, skip_bad, say, heldout: Dataset | str | None = None, trust=()) -> None:
+    def open(self, model, data, res, truncation, statistics, skip_bad, say, heldout: Dataset | str | None = None, trust=(), first: int = 0) -> None:
         """Finds the fakes and, for each kind of reals that is wanted, the reals."""
         if isinstance(model, str | os.PathLike) and _sets.is_model(model):
             model = load(model, self.device, trust)
@@ -81,7 +81,7 @@ class Session:
             sets = _sets.beside_model(model, data, wanted, skip_bad, reading, say)
             if heldout is not None and "test" in wanted:
                 sets["test"] = load_data(heldout, progress=reading, **_sets.as_trained(model)) if isinstance(heldout, str) else heldout
-            self.fakes = Drawn(model, sets["all"], truncation, statistics or model.config.evaluate.statistics)
+            self.fakes = Drawn(model, sets["all"], truncation, statistics or model.config.evaluate.statistics, first)
         else:
             if statistics is not None:
                 raise UsageError(f"--statistics {statistics} is about a model's batch norm; pictures are compared as they are")

@@ -66,7 +66,8 @@ def beside_model(model: Model, given: Given, wanted: set[str], skip_bad: bool, p
         say(note)
     sets = {"all": whole}
     if wanted & {"train", "test"}:
-        trained = load(given, max_images=config.max_images, seed=model.config.seed, **settings) if config.max_images else whole
+        own = settings | {"fit": config.fit, "max_images": config.max_images, "first": config.subset == "first", "seed": model.config.seed}
+        trained = load(given, **own) if config.max_images or config.fit == "zoomed" else whole
         sets |= {"train": whole, "test": whole}
         if trained.fingerprint == config.fingerprint:
             sets["train"], sets["test"] = trained.split(config.holdout, derive(model.config.seed, "holdout"))
@@ -80,10 +81,10 @@ def beside_model(model: Model, given: Given, wanted: set[str], skip_bad: bool, p
 
 
 def as_trained(model: Model, skip_bad: bool = False) -> dict[str, Any]:
-    """How the model's training images were prepared, for `load`; without labels."""
+    """How the model's training images were prepared, for `load`; without labels. Nothing is zoomed: for scores no size is drawn."""
     config = model.config.data
-    return dict(resolution=config.resolution, channels=config.channels, fit=config.fit, filter=config.filter, window=config.window,
-                skip_bad=skip_bad or config.skip_bad)
+    return dict(resolution=config.resolution, channels=config.channels, fit="crop" if config.fit == "zoomed" else config.fit,
+                filter=config.filter, window=config.window, skip_bad=skip_bad or config.skip_bad)
 
 
 def _dataset(given: Dataset | Tensor) -> Dataset:

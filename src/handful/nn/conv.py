@@ -7,15 +7,24 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..ops.conv import conv2d
 from ..ops.poolconv import poolconv
 from ..ops.upconv import upconv
-from .spectral import EPS, Bias, Norm, Spectral
+from ..ops.zeroconv import zeroconv
+from .spectral import EPS, Bias, Iterates, Norm, Spectral
 
 DCGAN_STD = 0.02        # Radford et al. 2016, section 4
+TRUNCATED = 0.87962566  # standard deviation of a standard normal variable that is truncated at -2 and 2
 Init = float | Callable[[Tensor], object]      # weights from N(0, init^2), or what fills them in place (nn.init.orthogonal_)
+
+
+def glorot(weight: Tensor) -> Tensor:
+    """Glorot and Bengio's rule for a matrix [outputs, inputs] as TensorFlow has it: normal, truncated at two standard deviations, of the variance
+    2 / (inputs + outputs) afterwards."""
+    std = (2 / sum(weight.shape)) ** 0.5 / TRUNCATED
+    return nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
 
 
 def weights(init: Init, *shape: int) -> Tensor:
@@ -31,8 +40,8 @@ class Conv2d(Spectral):
     """[B,cin,H,W] -> [B,cout,H',W']."""
 
     def __init__(self, cin: int, cout: int, kernel: int, stride: int = 1, padding: int = 0, *, norm: Norm = "spectral",
-                 init: Init = DCGAN_STD, bias: Bias = "none", eps: float = EPS) -> None:
-        super().__init__(weights(init, cout, cin, kernel, kernel), norm, eps=eps, bias=bias)
+                 init: Init = DCGAN_STD, bias: Bias = "none", eps: float = EPS, iterates: Iterates = "training") -> None:
+        super().__init__(weights(init, cout, cin, kernel, kernel), norm, eps=eps, bias=bias, iterates=iterates)
         self.stride, self.padding = stride, padding
 
     def forward(self, x: Tensor) -> Tensor:
@@ -47,8 +56,8 @@ class Conv3x3(Spectral):
     """
 
     def __init__(self, cin: int, cout: int, *, resample: Literal["up", "down"] | None = None, norm: Norm = "spectral",
-                 init: Init = DCGAN_STD, bias: Bias = "none", eps: float = EPS) -> None:
-        super().__init__(weights(init, cout, cin, 3, 3), norm, eps=eps, bias=bias)
+                 init: Init = DCGAN_STD, bias: Bias = "none", eps: float = EPS, iterates: Iterates = "training") -> None:
+        super().__init__(weights(init, cout, cin, 3, 3), norm, eps=eps, bias=bias, iterates=iterates)
         self.operator = {None: conv2d, "up": upconv, "down": poolconv}[resample]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -56,11 +65,24 @@ class Conv3x3(Spectral):
         return y if self.bias is None else y.add_(self.bias.to(y.dtype)[:, None, None])
 
 
+class ZeroConv2d(Spectral):
+    """Zeros between the pixels, then a convolution k x k, k 3 or 1, of padding k // 2: [B,cin,H,W] -> [B,cout,2H,2W]. One operator."""
+
+    def __init__(self, cin: int, cout: int, kernel: int, *, norm: Norm = "spectral", init: Init = DCGAN_STD, bias: Bias = "none",
+                 eps: float = EPS, iterates: Iterates = "training") -> None:
+        super().__init__(weights(init, cout, cin, kernel, kernel), norm, eps=eps, bias=bias, iterates=iterates)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, weight = self.scaled(x)
+        return zeroconv(x, weight, self.bias)
+
+
 class Linear(Spectral):
     """[B,cin] -> [B,cout]."""
 
-    def __init__(self, cin: int, cout: int, *, norm: Norm = "spectral", init: Init = DCGAN_STD, bias: Bias = "none", eps: float = EPS) -> None:
-        super().__init__(weights(init, cout, cin), norm, eps=eps, bias=bias)
+    def __init__(self, cin: int, cout: int, *, norm: Norm = "spectral", init: Init = DCGAN_STD, bias: Bias = "none", eps: float = EPS,
+                 iterates: Iterates = "training") -> None:
+        super().__init__(weights(init, cout, cin), norm, eps=eps, bias=bias, iterates=iterates)
 
     def forward(self, x: Tensor) -> Tensor:
         x, weight = self.scaled(x)
@@ -113,8 +135,9 @@ class ToVector(Spectral):
 class Embedding(Spectral):
     """One learned vector per class: int64 [B] -> [B,channels]."""
 
-    def __init__(self, classes: int, channels: int, *, norm: Norm = "spectral", init: Init = 1.0, eps: float = EPS) -> None:
-        super().__init__(weights(init, classes, channels), norm, eps=eps)
+    def __init__(self, classes: int, channels: int, *, norm: Norm = "spectral", init: Init = 1.0, eps: float = EPS,
+                 iterates: Iterates = "training") -> None:
+        super().__init__(weights(init, classes, channels), norm, eps=eps, iterates=iterates)
 
     def forward(self, c: Tensor) -> Tensor:
         weight = self.weight if self.u is None else self.weight / self.sigma()

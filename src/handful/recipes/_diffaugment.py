@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from itertools import chain
 
+from . import _stylegan2
 from ._biggan import NO_AUG, policy
-from ._targets import Target, row_of
+from ._targets import Figure, Target, row_of
 
 SHARES = ("100%", "20%", "10%")
 SETS = {"CIFAR-10": "cifar10", "CIFAR-100": "cifar100"}
@@ -53,7 +54,18 @@ TABLE_4_PRETRAINED = {
     "TransferGAN + DiffAugment": (39.85, 29.77, 17.12, 49.10, 65.57),
     "FreezeD": (41.87, 31.22, 17.95, 47.70, 70.46),
     "FreezeD + DiffAugment": (35.75, 29.34, 14.50, 46.07, 61.03)}
+CR_PLAIN = (*NO_AUG, "terms.consistency.against=shifted")
+HALF = ("g.width=32", "d.width=32")           # half the channels of CIFAR's BigGAN: a quarter of its parameters
+R1_SWEEP = {0.1: 34.05, 1e3: 26.87, 1e4: 29.14}                   # FID by the weight of R1, where the text has it
+
 RELEASED = {"StyleGAN2": (80.20, 48.90, 34.27, 71.71, 130.19), "StyleGAN2 + DiffAugment": (46.87, 27.08, 12.06, 42.44, 58.85)}
+RELEASED_MANY = {                             # FID by set and size
+    "StyleGAN2": {"FFHQ 70k": 3.81, "FFHQ 30k": 6.16, "FFHQ 10k": 14.75, "FFHQ 5k": 26.60, "FFHQ 1k": 62.16,
+                  "LSUN Cat 30k": 10.12, "LSUN Cat 10k": 17.93, "LSUN Cat 5k": 34.69, "LSUN Cat 1k": 182.85},
+    "StyleGAN2 + DiffAugment": {"FFHQ 70k": 4.24, "FFHQ 30k": 5.05, "FFHQ 10k": 7.86, "FFHQ 5k": 10.45, "FFHQ 1k": 25.66,
+                                "LSUN Cat 30k": 9.68, "LSUN Cat 10k": 12.07, "LSUN Cat 5k": 16.11, "LSUN Cat 1k": 42.26}}
+OF_ALL = "50,000 generated images against all images of the set, whatever the subset trained on; TensorFlow's Inception"
+ADA_SAYS, QUOTED = "10,000 generated images against 10,000 validation images", "; quoted from DiffAugment's paper"
 
 
 def source_of(data: str, share: str) -> str:
@@ -76,7 +88,7 @@ def cifar(row: str, kimg: Mapping[str, Iterable[float]] | None, cost: str, setti
 
 
 def biggan_cifar() -> list[Target]:
-    """Table 1, and the BigGAN and CR-BigGAN rows of tables 3, 5 and 6."""
+    """Table 1, the BigGAN and CR-BigGAN rows of tables 3, 5 and 6, figure 8a, and what the paper on ADA quotes of them."""
     out = []
     for row, figures in TABLE_1.items():
         for groups, (inception, fid) in zip(POLICIES, figures):
@@ -85,33 +97,68 @@ def biggan_cifar() -> list[Target]:
                           {"IS": inception, "FID": fid}, SCORES, source="cifar10", against="cifar10:test")
     rows = {"BigGAN": lambda share: NO_AUG,
             "BigGAN + DiffAugment": lambda share: policy("translation,cutout"),
-            "CR-BigGAN": lambda share: (*NO_AUG, "terms.consistency.against=shifted"),
+            "CR-BigGAN": lambda share: CR_PLAIN,
             "CR-BigGAN + DiffAugment": lambda share: (
                 (*policy("cutout"), "terms.consistency.against=shifted") if share == "100%" else
                 (*policy("translation,cutout"), "terms.consistency.against=plain"))}
-    return out + list(chain.from_iterable(cifar(row, BIGGAN_KIMG, TWO_GPUS, lines) for row, lines in rows.items()))
+    out += chain.from_iterable(cifar(row, BIGGAN_KIMG, TWO_GPUS, lines) for row, lines in rows.items())
+    for row, value in (("BigGAN", 29.02), ("BigGAN + DiffAugment", 21.57)):
+        lines = (*rows[row]("10%"), *HALF, f"train.kimg={BIGGAN_KIMG['CIFAR-10'][2]}")
+        out += of_tenth("8a", f"{row}, a quarter of the size", lines, {"FID": value}, TWO_GPUS)
+    row = "CR-BigGAN + DiffAugment"
+    return out + _stylegan2.cells("FID-10k", row, "CIFAR-10 conditional", ADA_SAYS, TWO_GPUS + QUOTED, rows[row]("100%"), "cifar10", FID_10k=8.49)
 
 
 def stylegan2_cifar() -> list[Target]:
-    """The StyleGAN2 rows of tables 3, 5 and 6."""
-    strongest = policy("color,translation,cutout")
-    return (cifar("StyleGAN2", None, FOUR_GPUS, lambda share: NO_AUG)
-            + cifar("StyleGAN2 + DiffAugment", None, FOUR_GPUS, lambda share: policy("color,cutout") if share == "100%" else strongest))
+    """The StyleGAN2 rows of tables 3, 5 and 6, figure 8b, and what the paper on ADA quotes of them."""
+    strongest, plainer = policy("color,translation,cutout"), policy("color,cutout")
+    out = (cifar("StyleGAN2", None, FOUR_GPUS, lambda share: NO_AUG)
+           + cifar("StyleGAN2 + DiffAugment", None, FOUR_GPUS, lambda share: plainer if share == "100%" else strongest))
+    for gamma, value in R1_SWEEP.items():
+        lines = NO_AUG if gamma == 0.1 else (*NO_AUG, f"terms.r1.gamma={gamma:g}")
+        cost = FOUR_GPUS + {0.1: "; table 5 has 36.02 for this setting", 1e4: "; the best at 440k, worse after that"}.get(gamma, "")
+        out += of_tenth("8b", f"StyleGAN2, R1 of {gamma:g}", lines, {"FID": value}, cost)
+    return out + _stylegan2.cells("FID-10k", "StyleGAN2 + DiffAugment", "CIFAR-10", ADA_SAYS, FOUR_GPUS + QUOTED, plainer, "cifar10", FID_10k=9.89)
+
+
+def of_tenth(table: str, row: str, lines: tuple[str, ...], figures: Mapping[str, float], cost: str, waits: str = "") -> list[Target]:
+    """A row of figures 8 and 10: 10 % of CIFAR-10, numbers in the text of section 4.4."""
+    return row_of(f"diffaugment/{table}", row, "CIFAR-10 10%", MEAN_OF_5.replace(", mean of 5 evaluations", ""), cost, lines, figures, SCORES,
+                  source="cifar10:10%", against="cifar10:test", waits=waits)
 
 
 def imagenet() -> list[Target]:
-    """Table 2. Learning rates of D: 5e-4 without DiffAugment, with it 4e-4 on all of the data and 2e-4 on parts of it."""
-    protocol = ("50,000 generated images against the 50,000 validation images, no truncation; the snapshot of best FID, mean of 3 evaluations; "
-                "TensorFlow's Inception")
+    """Table 2. Learning rates of D: 5e-4 without DiffAugment, with it 4e-4 on all of the data and 2e-4 on parts of it. And appendix A.1."""
     parts = {"100%": ((), "4e-4"), "50%": (("data.max_images=640583", "train.kimg=614400"), "2e-4"),
              "25%": (("data.max_images=320291", "train.kimg=245760"), "2e-4")}
     out = []
     for row, figures in TABLE_2.items():
         for (share, (lines, lr)), (inception, fid) in zip(parts.items(), figures):
             mine = (*NO_AUG, "optim_d.lr=5e-4") if row == "BigGAN" else (f"optim_d.lr={lr}",)
-            out += row_of("diffaugment/2", row, f"ImageNet {share}", protocol, "at most 3 days on a TPU v2/v3 pod of 128 cores", (*mine, *lines),
-                          {"IS": inception, "FID": fid}, {"IS": "is50k", "FID": "fid50k_test"}, against="validation")
-    return out
+            out += on_imagenet("2", row, share, {"IS": inception, "FID": fid}, (*mine, *lines))
+    out += on_imagenet("A.1", "BigGAN, D's learning rate 2e-4", "50%", {"IS": 75.7, "FID": 10.79}, (*NO_AUG, "optim_d.lr=2e-4", *parts["50%"][0]))
+    return out + on_imagenet("A.1", "CR-BigGAN", "100%", {"IS": 82.0, "FID": 7.95}, (*CR_PLAIN, "optim_d.lr=5e-4"),
+                             "; weight and D's learning rate aren't stated, here those of the rows on CIFAR and of BigGAN")
+
+
+def on_imagenet(table: str, row: str, share: str, figures: Mapping[str, Figure], lines: tuple[str, ...] = (), said: str = "",
+                waits: str = "") -> list[Target]:
+    protocol = ("50,000 generated images against the 50,000 validation images, no truncation; the snapshot of best FID, mean of 3 evaluations; "
+                "TensorFlow's Inception")
+    return row_of(f"diffaugment/{table}", row, f"ImageNet {share}", protocol, f"at most 3 days on a TPU v2/v3 pod of 128 cores{said}", lines, figures,
+                  {"IS": "is50k", "FID": "fid50k_test"}, against="validation", waits=waits)
+
+
+def released_few(data: str) -> tuple[str, ...]:
+    """What turns the recipe into the release's run on a set of few images."""
+    return ("train.kimg=500",) if data.startswith("AnimalFace") else ()
+
+
+def released_many(data: str, images: int | None) -> tuple[str, ...]:
+    """Likewise on FFHQ or LSUN Cat, by the release's script for FFHQ: half the feature maps, batch 32, 25,000 kimg, R1 of 1 by the augmented image.
+    FFHQ's own pictures of 256 pixels are box-filtered."""
+    return ("g.channel_base=16384", "d.channel_base=16384", "train.batch=32", "train.kimg=25000", "terms.r1.gamma=1", "terms.r1.at=x_in",
+            *(("data.filter=box",) if data.startswith("FFHQ") else ()), *((f"data.max_images={images}",) if images else ()))
 
 
 def few_shot() -> list[Target]:
@@ -121,12 +168,28 @@ def few_shot() -> list[Target]:
                                 ("diffaugment/released", RELEASED, "300 kimg on the 100-shot sets and 500 on AnimalFace")):
         for row, figures in values.items():
             for data, fid in zip(FEW, figures):
-                animal = data.startswith("AnimalFace")
-                lines = (("train.batch=32", "train.kimg=640", "terms.r1.gamma=1") if animal else ("train.batch=32", "train.kimg=320"))
-                lines = lines if table == "diffaugment/4" else ("train.kimg=500",) if animal else ()
-                out += row_of(table, row, data, BEST_5K, cost, (*(NO_AUG if row == "StyleGAN2" else ()), *lines), {"FID": fid},
-                              {"FID": "fid5k_train"})
+                lines = (("train.batch=32", "train.kimg=640", "terms.r1.gamma=1") if data.startswith("AnimalFace") else
+                         ("train.batch=32", "train.kimg=320"))
+                lines = lines if table == "diffaugment/4" else released_few(data)
+                out += row_of(table, row, data, BEST_5K, cost, (*plain(row), *lines), {"FID": fid}, {"FID": "fid5k_train"})
+    for row, by_set in RELEASED_MANY.items():
+        for data, fid in by_set.items():
+            size = data.split()[-1]
+            lines = released_many(data, None if size == "70k" else 1000 * int(size.removesuffix("k")))
+            out += row_of("diffaugment/ffhq", row, data, OF_ALL, "8 GPUs" + ("" if data.startswith("FFHQ") else "; the settings of FFHQ's script"),
+                          (*plain(row), *lines), {"FID": fid}, {"FID": "fid50k_full"})
     return out
+
+
+def plain(row: str) -> tuple[str, ...]:
+    return NO_AUG if row == "StyleGAN2" else ()
+
+
+def insgen() -> list[Target]:
+    """What InsGen quotes in its table 1 from the release: DiffAugment on 10,000 images of FFHQ."""
+    fid = RELEASED_MANY["StyleGAN2 + DiffAugment"]["FFHQ 10k"]
+    return row_of("insgen/1", "DiffAugment", "FFHQ 10k", OF_ALL, "the figure that DiffAugment's release lists, on 8 GPUs",
+                  released_many("FFHQ", 10_000), {"FID": fid}, {"FID": "fid50k_full"})
 
 
 def pretrained() -> list[Target]:
@@ -135,3 +198,11 @@ def pretrained() -> list[Target]:
     return [t for row, figures in TABLE_4_PRETRAINED.items() for data, fid in zip(FEW, figures)
             for t in row_of("diffaugment/4", row, data, BEST_5K, cost, (), {"FID": fid}, {"FID": "fid5k_train"},
                             waits="transfer learning from a StyleGAN trained on FFHQ")]
+
+
+def waiting() -> list[Target]:
+    """Numbers in the text that no recipe serves: what it quotes from other papers (section 4.1, appendix A.1), and figure 10."""
+    return [*on_imagenet("A.1", "CR-BigGAN, in its own paper", "100%", {"FID": 6.66}, said="; quoted", waits="the settings of CR-BigGAN's paper"),
+            *on_imagenet("A.1", "BigGAN, in its own paper", "100%", {"FID": 8.7}, said="; quoted", waits="the settings of BigGAN's paper"),
+            *of_tenth("10", "StyleGAN2, the best R1 for IS", NO_AUG, {"IS": 7.75}, FOUR_GPUS,
+                      waits="the weight of R1 behind it, which the paper doesn't tell (it tried 0.1 to 10,000)")]

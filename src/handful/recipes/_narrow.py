@@ -16,8 +16,9 @@ def narrow(resolution: int, kimg: float, ngf: int, ndf: int) -> dict[str, Any]:
     would still show the untrained network.
     """
     tree = fastgan(resolution, kimg=kimg, ngf=ngf, ndf=ndf, z_dim=128, batch=16,
-                   reconstruction={"loss": "pixel", "reduction": "mean", "size": resolution // 2})
-    tree["data"]["fit"] = "crop"
+                   reconstruction={"loss": "pixel", "pixel_gain": 1.0, "reduction": "mean", "size": resolution // 2})
+    tree["data"] |= {"fit": "crop", "filter": "lanczos"}
+    tree["g"]["output_activation"] = "tanh"
     tree["ema"] = {"decay": None, "halflife_kimg": 5, "rampup": 0.05}
     tree["optim_g"]["lr"] = tree["optim_d"]["lr"] = 8e-4
     tree["every"] = {"preview_kimg": 2, "checkpoint_kimg": 5}          # some minutes each on two cores

@@ -12,14 +12,16 @@ Figures 4 and 21, sets of augmentations at a fixed strength: --set augment.polic
 cutout, bg, bgc, bgcf, bgcfn, bgcfnc; --set augment.p=0.4 --set terms.ada_controller=null;
 Figure 5, the heuristics and their targets: --set terms.ada_controller.target=0.3 ... 0.9, or, with targets of 0.2 ... 0.8, --set
 terms.ada_controller.statistic=r_v --set data.holdout=0.1;
-Figure 8b, the capacity of D: --set d.capacity=F with F of 0.25, 0.5, 0.75, 1, 1.5, 2.
+Figure 8b, the capacity of D: --set d.capacity=F with F of 0.25, 0.5, 0.75, 1, 1.5, 2;
+Figure 19, config F, the baseline and ADA on more subsets: the rows of figure 18 with another --set data.max_images=N. Figure 9, transfer learning,
+and figure 19's BigGAN are rows that wait (_waiting.py).
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from ._targets import Target, row_of
+from ._targets import Figure, Target, row_of
 
 D_EVERY, G_EVERY = 16, 4                      # lazy regularisation, in iterations
 
@@ -102,9 +104,9 @@ def cost(runs: int, years: float, gpus: int, figure: str) -> str:
 
 FIG_7, FIG_8A = cost(174, 10.82, 8, "figure 7"), cost(69, 4.18, 8, "figure 8a")
 FIG_11A, FIG_11B = cost(30, 1.71, 8, "figure 11a"), cost(30, 0.93, 2, "figure 11b")
-FIG_19 = cost(54, 3.34, 8, "figure 19")
+FIG_9, FIG_19 = cost(40, 0.71, 8, "figure 9"), cost(54, 3.34, 8, "figure 19")
 
-FFHQ_SIZES = {"1k": 1000, "2k": 2000, "5k": 5000, "10k": 10000, "30k": 30000, "70k": None, "140k": None}
+FFHQ_SIZES = {"1k": 1000, "2k": 2000, "5k": 5000, "10k": 10000, "20k": 20000, "30k": 30000, "50k": 50000, "70k": None, "140k": None}
 
 
 def ffhq(size: str) -> tuple[str, ...]:
@@ -117,13 +119,13 @@ def ffhq(size: str) -> tuple[str, ...]:
 METRICS = {"FID": "fid50k_full", "IS": "is50k", "recall": "pr50k3_full/recall", "KID x1000": "kid50k_full", "FID 10k": "fid10k_test"}
 
 
-def cells(table: str, row: str, data: str, protocol: str, cost: str, settings: tuple[str, ...], source: str = "",
-          **figures: float | tuple[float, float]) -> list[Target]:
+def cells(table: str, row: str, data: str, protocol: str, cost: str, settings: tuple[str, ...], source: str = "", waits: str = "",
+          **figures: Figure) -> list[Target]:
     """One target per figure of a row; a figure is a value, or (value, standard deviation). Names: FID, IS, recall, KID_x1000, FID_10k."""
     named = {name.replace("_", " "): figure for name, figure in figures.items()}
     against = f"{source}:test" if "FID 10k" in named else ""
     return row_of(f"stylegan2-ada/{table}", row, data, protocol, cost, settings, named, METRICS, source=source, against=against,
-                  times={"KID x1000": 1000.0})
+                  times={"KID x1000": 1000.0}, waits=waits)
 
 
 BEST_KID = "the snapshot of best KID: 50,000 generated images against the whole training set"

@@ -10,18 +10,19 @@ from dataclasses import dataclass
 class Target:
     """A cell of a paper's table: where it stands, on what data, how it was measured, and what it cost.
 
-    settings: the `--set` lines that turn the recipe into this row. spread: the standard deviation over runs that the paper prints, if any.
-    metric: the name by which `handful evaluate` computes the figure ("fid10k_test"), NAME/KEY for a further value of one ("pr50k3_full/recall");
-    "" where it can't. times: what the metric's value is multiplied by in the table. source, against: DATA that `handful` knows by name, to train on
-    and to score against; "" where the user must give it, or where samples are scored against the training images. waits: what this version lacks
-    to run the row. Where the reference is another part of a set that the user gives, against is "validation".
+    value: None where the paper draws a point of a curve without a number; only rows that wait have none. settings: the `--set` lines that turn the
+    recipe into this row. spread: the standard deviation over runs that the paper prints, if any. metric: the name by which `handful evaluate`
+    computes the figure ("fid10k_test"), NAME/KEY for a further value of one ("pr50k3_full/recall"); "" where it can't. times: what the metric's value
+    is multiplied by in the table. source, against: DATA that `handful` knows by name, to train on and to score against; "" where the user must give
+    it, or where samples are scored against the training images. Where the reference is another part of a set that the user gives, against is
+    "validation". waits: what this version lacks to run the row.
     """
 
     table: str                # "fastgan/2"
     row: str
     data: str
     figure: str               # "FID", "hours per 10k iterations"
-    value: float
+    value: float | None
     protocol: str
     cost: str
     settings: tuple[str, ...] = ()
@@ -33,7 +34,7 @@ class Target:
     waits: str = ""
 
 
-Figure = float | tuple[float, float]          # a value, or (value, standard deviation)
+Figure = float | tuple[float, float] | None   # a value, or (value, standard deviation), or none
 
 
 def row_of(table: str, row: str, data: str, protocol: str, cost: str, settings: tuple[str, ...], figures: Mapping[str, Figure],

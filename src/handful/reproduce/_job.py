@@ -14,7 +14,11 @@ from .. import __version__, catalog
 from .. import config as config_module
 from ..config import Config
 from ..errors import UsageError
+from ..features import available
 from ..files import in_shell
+from ..infer.model import pick_device
+from ..metrics._protocols import resolve
+from ._rules import Rule, precision, rule_of
 from ._tables import Row
 
 BEATS = 100                              # log, previews and checkpoints of a shortened run: at most this often
@@ -24,7 +28,7 @@ BEATS = 100                              # log, previews and checkpoints of a sh
 class Job:
     """A row and how the user wants it. data, against: DATA to train on and to score against, where not the row's own; scale: of the schedule;
     samples: to score with instead of the metric's own number; extra: more settings; out: the folder of all reproductions; trust: modules outside of
-    the package whose classes a run's files may name."""
+    the package whose classes a run's files may name. rule: how the paper chooses the snapshot of its figures."""
 
     row: Row
     data: str | None = None
@@ -38,6 +42,7 @@ class Job:
     trust: tuple[str, ...] = ()
     settings: tuple[str, ...] = field(init=False)
     published: Config = field(init=False)
+    rule: Rule = field(init=False)
 
     def __post_init__(self) -> None:
         row = self.row
@@ -49,8 +54,28 @@ class Job:
             raise UsageError(f"--samples {self.samples}: protocols count in thousands; give 1000, 2000 ...")
         published = configured(row.recipe, row.settings)
         object.__setattr__(self, "published", published)
-        lines = (*row.settings, *shortened(published, self.scale), *self.extra)
+        object.__setattr__(self, "rule", rule_of(row.table, published))
+        lines = (*row.settings, *shortened(published, self.scale), *self.scoring(), *self.extra)
         object.__setattr__(self, "settings", lines)
+
+    def scoring(self) -> tuple[str, ...]:
+        """The settings that score the run as the paper did: by its metrics, as often as it did, whatever that costs; and its precision."""
+        wanted = [metric_of(t.metric, self.samples) for t in self.row.targets if t.metric]
+        metrics = [m for m in dict.fromkeys(wanted) if all(available(n) for n in resolve(m).weights)]
+        fid = next((m for m in metrics if m.startswith("fid")), None)
+        lines = {"evaluate.metrics": metrics, "evaluate.best": fid, "evaluate.every_kimg": round(self.rule.kimg(self.published) * self.scale, 6),
+                 "evaluate.budget": None, "train.precision": precision(self.row.recipe, self.on)[0]}
+        theirs = self.row.targets[0].against
+        if elsewhere := self.against or (theirs if theirs not in ("", "validation", self.row.source) else None):
+            lines["evaluate.against"] = elsewhere
+        if self.rule.together:
+            lines |= {"evaluate.statistics": "batch", "evaluate.together": self.rule.together}
+        return tuple(f"{k}={json.dumps(v)}" for k, v in lines.items())
+
+    @property
+    def on(self) -> str:
+        """The kind of device: "cpu", "cuda", "mps"."""
+        return pick_device(self.device).type
 
     @property
     def config(self) -> Config:
@@ -125,14 +150,16 @@ def configured(recipe: str, settings: Iterable[str]) -> Config:
 def shortened(config: Config, scale: float) -> tuple[str, ...]:
     """The settings that make a run `scale` times as long: all that counts images or iterations of the whole schedule shrinks with it.
 
-    The length; the average of G (its start, its half-life, or its decay^(1/scale)); warm-up and decay of the learning rates; where a term begins and
-    how fast ADA moves p; how often is scored, logged and saved. Not what belongs to the method: batch, learning rate, weights, lazy intervals.
+    The length; the average of G (its start, its half-life, or its decay^(1/scale); of more than 8 batches of standing statistics a share, 8 or more);
+    warm-up and decay of the learning rates; where a term begins and how fast ADA moves p; how often is scored, logged and saved. Not what belongs to
+    the method: batch, learning rate, weights, lazy intervals.
     """
     if scale == 1:
         return ()
     t, e = config.train, config.ema
     lines = {"train.kimg": t.kimg * scale, "ema.start_kimg": e.start_kimg * scale, "ema.halflife_kimg": e.halflife_kimg and e.halflife_kimg * scale,
              "ema.decay": e.decay and e.decay ** (1 / scale),
+             "ema.standing_batches": max(8, round(e.standing_batches * scale)) if e.standing_batches > 8 else None,
              "evaluate.every_kimg": config.evaluate.every_kimg and config.evaluate.every_kimg * scale}
     for side in ("optim_g", "optim_d"):
         optim = getattr(config, side)
@@ -153,7 +180,10 @@ def shortened(config: Config, scale: float) -> tuple[str, ...]:
 def differences(job: Job) -> list[str]:
     """How the run differs from the published one, line by line; how often things are written doesn't count."""
     changed = config_module.differences(job.published, job.config)
-    return [f"{k} {_short(was)} -> {_short(now)}" for k, (was, now) in changed.items() if not k.startswith("every.") and k != "evaluate.every_kimg"]
+    lines = [f"{k} {_short(was)} -> {_short(now)}" for k, (was, now) in changed.items()
+             if not k.startswith(("every.", "evaluate.")) and k != "train.precision"]
+    about = precision(job.row.recipe, job.on)[1]
+    return [*lines, *([about] if about else [])]
 
 
 def _short(value: Any) -> str:

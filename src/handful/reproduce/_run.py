@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import datetime
 import json
+import statistics
 import subprocess
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +15,26 @@ import torch
 
 from .. import __version__
 from .. import config as config_module
+from ..config import Config
 from ..errors import HandfulError, UsageError
 from ..features import available
+from ..features.extractor import extractor
 from ..files import in_shell, write_text
-from ..infer.model import pick_device
+from ..infer.model import Model, generator_of, pick_device
 from ..metrics import evaluate
 from ..metrics._protocols import resolve
 from ..metrics._session import Progress
 from ..train import checkpoint, choose, train
 from ..train.fit import to_images
+from ..train.log import duration, read
 from . import _tables
 from ._job import Job, differences, metric_of
 from ._tables import RESULT, value_of
 
 Say = Callable[[str], None]
 PIXELS = 2 ** 19                         # of a batch while the cost is estimated on a CPU
+APART = 10 ** 6                          # seeds between two sets of samples
+TRIED = 16                               # samples by which the cost of scoring is estimated
 
 
 def describe(job: Job, say: Say) -> None:
@@ -47,6 +54,27 @@ def describe(job: Job, say: Say) -> None:
         t.batch, t.g_batch, t.micro_batch = most, t.g_batch and t.g_batch * most // t.batch, None
     say("measuring a few steps here ...")
     say(f"here: {choose.estimate(config_module.resolved(config), device).line}{trial}")
+    say(f"rule: {job.rule.said}")
+    say(f"scoring: {scoring(job, config, device)}")
+
+
+def scoring(job: Job, config: Config, device: torch.device) -> str:
+    """What the scores of a run cost here, in words, from a few samples of the untrained generator."""
+    metrics = {name: resolve(name) for name in config.evaluate.metrics or []}
+    if not metrics:
+        return "nothing can be scored, the networks of the metrics aren't here"
+    model = Model(generator_of(config).to(device), config)
+    started = time.perf_counter()
+    images = torch.from_numpy(model.sample(range(TRIED), batch=TRIED)).permute(0, 3, 1, 2).to(device)
+    sec = (time.perf_counter() - started) / TRIED
+    for name in dict.fromkeys(m.extractor for m in metrics.values() if m.extractor and not m.alone):
+        network = extractor(name, device)
+        started = time.perf_counter()
+        network(images)
+        sec += (time.perf_counter() - started) / TRIED
+    samples = max(m.samples or 5000 for m in metrics.values())
+    times = max(1, int(config.train.kimg / config.evaluate.every_kimg)) + (job.rule.sets if job.rule.sets > 1 else 0)
+    return f"{times} times {samples} samples ({', '.join(metrics)}), about {duration(times * samples * sec)} here in all"
 
 
 def reproduce(job: Job, say: Say = print, progress: Progress | None = None) -> dict[str, Any] | None:
@@ -72,20 +100,48 @@ def reproduce(job: Job, say: Say = print, progress: Progress | None = None) -> d
     if len(missing) == len(wanted):
         raise HandfulError(f"no figure of {row.table}, {row.name} can be computed without {', '.join(sorted(set(missing.values())))}; "
                            f"handful weights get {next(iter(missing.values()))}")
+    say(f"rule: {job.rule.said}")
     for line in differences(job):
         say(f"differs from the published run: {line}")
     if todo:
         if not _trained(job, source, say):
             return None
-        scored = evaluate(folder, against, todo, device=job.device, progress=progress, say=say, trust=job.modules)
+        scored = _figures(job, todo, against, progress, say)
         facts["found"] |= {job.key(wanted[m].metric): result for m, result in scored.items()}
-        best = checkpoint.index(folder)
-        facts["snapshot"] = f"the snapshot of best {best['metric']} during the run" if best["best"] else "the last snapshot"
+        facts["rule"] = job.rule.said
     new = _records(job, facts)
     replaced = {(r["table"], r["figure"]) for r in new}
     facts["records"] = [r for r in facts["records"] if (r["table"], r["figure"]) not in replaced] + new
     write_text(folder / RESULT, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
     return facts
+
+
+def _figures(job: Job, metrics: Sequence[str], against: str, progress: Progress | None, say: Say) -> dict[str, dict[str, Any]]:
+    """Each metric's figure by the paper's rule, from the scores of the run and, where the figure is a mean over sets of samples, from more of them.
+
+    "snapshot": in words, which was scored; "sets": the values of which "value" is the mean.
+    """
+    folder, rule = job.folder, job.rule
+    scores = {m: [line for line in read(folder / "metrics.jsonl") if line.get("metric") == m and isinstance(line.get("value"), int | float)]
+              for m in metrics}
+    chosen = checkpoint.index(folder)
+    images = int(Path(chosen["best"]).stem) if chosen["best"] else None
+    found: dict[str, dict[str, Any]] = {}
+    for m, lines in scores.items():
+        if rule.each and lines:
+            best = min(lines, key=lambda line: line["value"] * (1 if line["better"] == "lower" else -1))
+            found[m] = best | {"snapshot": f"the snapshot of the best {m}, after {best['images']} images"}
+        elif rule.sets == 1 and (mine := [line for line in lines if line["images"] == images]):
+            found[m] = mine[-1] | {"snapshot": f"the snapshot of the best {chosen['metric']}, after {images} images"}
+    if left := [m for m in metrics if m not in found]:
+        which = f"the snapshot of the best {chosen['metric']}, after {images} images" if images is not None else "the last snapshot"
+        sets = [evaluate(folder, against, left, device=job.device, progress=progress, say=say, trust=job.modules, first=(i + 1) * APART)
+                for i in range(rule.sets)]                    # other samples than those that chose the snapshot
+        for m in left:
+            values = [s[m]["value"] for s in sets]
+            more = {"sets": values, "std": statistics.stdev(values)} if len(values) > 1 else {}
+            found[m] = sets[0][m] | {"value": statistics.mean(values), "snapshot": which} | more
+    return found
 
 
 def _kept(folder: Path) -> dict[str, Any] | None:
@@ -112,7 +168,7 @@ def _records(job: Job, facts: dict[str, Any]) -> list[dict[str, Any]]:
     said += [f"with {' '.join(job.extra)}"] if job.extra else []
     said += [f"trained on {job.data}"] if job.data else []
     said += [f"scored against {job.against}"] if job.against else []
-    said += [facts["snapshot"]]
+    said += [facts["rule"]] if "rule" in facts else []
     out = []
     for t in job.row.targets:
         found = {t.metric.partition("/")[0]: facts["found"].get(job.key(t.metric), {})}
@@ -120,7 +176,9 @@ def _records(job: Job, facts: dict[str, Any]) -> list[dict[str, Any]]:
         if value is None:
             continue
         result = found[t.metric.partition("/")[0]]
-        note = "; ".join([*said, result["protocol"], *([result["note"]] if "note" in result else [])])
+        more = [result["snapshot"]] if "snapshot" in result else []
+        more += [f"mean of {len(result['sets'])} sets of samples, deviation {result['std']:.2g}"] if "sets" in result else []
+        note = "; ".join([*said, *more, result["protocol"], *([result["note"]] if "note" in result else [])])
         out.append({"figure": f"{t.row}, {t.data}: {t.figure}", "value": value, "unit": "", "command": job.command, "commit": version(),
                     "device": choose.machine(pick_device(job.device)), "seed": job.seed, "date": datetime.date.today().isoformat(),
                     "table": t.table, "published": t.value, "share": job.share, "note": note})

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,73 @@ from ._job import Job
 from ._tables import RESULT, Row
 
 
-def papers() -> list[str]:
-    """Papers, their tables, and how many figures each has."""
-    figures = {name: 0 for name in _tables.tables()}
-    for r in _tables.rows():
-        figures[r.table] += len(r.targets)
-    lines = []
+@dataclass
+class Counts:
+    """Of some rows' figures: runnable, which a run trains and scores; waiting; costs, which no run scores; they sum up to figures. measured: of the
+    runnable those with a result by the row's own settings, whole: at the whole schedule. drawn: settings of curves, which have no number."""
+
+    runnable: int = 0
+    waiting: int = 0
+    costs: int = 0
+    measured: int = 0
+    whole: int = 0
+    drawn: int = 0
+
+    @property
+    def figures(self) -> int:
+        return self.runnable + self.waiting + self.costs
+
+
+def counts(rows: Iterable[Row], among: Sequence[Mapping[str, Any]]) -> Counts:
+    """among: the results to look for what was measured in."""
+    out = Counts()
+    for row in rows:
+        setting = _tables.setting(row)
+        mine = [facts for facts in among if facts["setting"] == setting and not facts["other"]]
+        for t in row.targets:
+            if t.value is None:
+                out.drawn += 1
+            elif row.waits:
+                out.waiting += 1
+            elif not t.metric:
+                out.costs += 1
+            else:
+                found = [facts for facts in mine if _tables.value_of(t, facts["found"]) is not None]
+                out.runnable += 1
+                out.measured += bool(found)
+                out.whole += any(facts["share"] == 1 for facts in found)
+    return out
+
+
+def papers(out: Path = Path("runs/reproduce")) -> list[str]:
+    """Papers, their tables, and how many figures each has, of which so many can be run, wait, and were measured under a folder."""
+    lines, among, rows = [], _tables.results(out), _tables.rows()
     for paper, cited in _tables.PAPERS.items():
-        lines += [f"{paper}: {cited}"]
-        mine = [name for name in figures if name.split("/")[0] == paper]
-        lines += aligned([(name, f"{figures[name]} figures" if figures[name] else "no figures", _tables.TITLES.get(name, "")) for name in mine])
-    return [*lines, "", "handful reproduce PAPER/TABLE shows a table, with --row ROW it trains and scores that row"]
+        mine = [name for name in _tables.tables() if name.split("/")[0] == paper]
+        of = {name: counts([r for r in rows if r.table == name], among) for name in mine}
+        whole = counts([r for r in rows if r.table in mine], among)
+        lines += [f"{paper}: {cited}", f"  {_said(whole)}"]
+        lines += aligned([(name, _figures(c), _parts(c), _tables.TITLES.get(name, "")) for name, c in of.items()])
+    return [*lines, "", "runnable: --row trains and scores it; waiting: the table says for what; costs: time, memory and parameters, not scores",
+            f"measured: results under {in_shell(out)} with the row's own settings, at whatever share of the schedule",
+            "handful reproduce PAPER/TABLE shows a table, with --row ROW it trains and scores that row"]
+
+
+def _figures(c: Counts) -> str:
+    number, what = (c.figures, "figure") if c.figures else (c.drawn, "setting")
+    return f"{number} {what}{'' if number == 1 else 's'}" if number else "no figures"
+
+
+def _parts(c: Counts) -> str:
+    named = [(c.runnable, "runnable"), (c.waiting, "waiting"), (c.costs, "costs"), (c.measured, "measured"), (c.drawn, "without a number")]
+    return ", ".join(f"{n} {what}" for n, what in named if n)
+
+
+def _said(c: Counts) -> str:
+    """Of a whole paper."""
+    text = f"{_figures(c)}: {c.runnable} runnable, {c.waiting} waiting" + (f", {c.costs} costs" if c.costs else "")
+    text += f"; {c.measured} measured" + (f", {c.whole} of them at the whole schedule" if c.measured else "")
+    return text + (f"; {c.drawn} settings of curves without a number, all waiting" if c.drawn else "")
 
 
 def table(found: Sequence[Row], out: Path) -> list[str]:
@@ -67,24 +124,31 @@ def result(job: Job, facts: dict[str, Any]) -> list[str]:
     return [*lines, f"kept in {in_shell(job.folder / RESULT)}"]
 
 
-def over_seeds(row: Row, results: Sequence[dict[str, Any]]) -> list[str]:
-    """Mean and standard deviation of each figure over the runs."""
+def over_seeds(job: Job, results: Sequence[dict[str, Any]]) -> list[str]:
+    """Each figure over the runs: their mean and standard deviation, or the best of them where that is the paper's rule."""
     lines = []
-    for t in row.targets:
+    for t in job.row.targets:
         figure = f"{t.row}, {t.data}: {t.figure}"
         values = [r["value"] for facts in results for r in facts["records"] if r["table"] == t.table and r["figure"] == figure]
         if len(values) > 1:
-            lines += [f"{figure} over {len(values)} seeds: {statistics.mean(values):.4g} +- {statistics.stdev(values):.2g}, published {published(t)}"]
+            best = f"best, as the paper counts, {min(values):.4g}; mean " if job.rule.best_seed else ""
+            lines += [f"{figure} over {len(values)} seeds: {best}{statistics.mean(values):.4g} +- {statistics.stdev(values):.2g}, "
+                      f"published {published(t)}"]
     return lines
 
 
 def published(t: Target) -> str:
+    if t.value is None:
+        return "(drawn, no number)"
     usual = t.figure.split()[0] in ("FID", "IS")             # which papers print with two decimals
     return (f"{t.value:.2f}" if usual else f"{t.value:g}") + ("" if t.spread is None else f" +- {t.spread:g}")
 
 
 def trained_by(row: Row) -> str:
-    return f"waits for {row.waits}" if row.waits else " ".join([row.recipe, *(f"--set {in_shell(s)}" for s in row.settings)])
+    lines = [f"--set {in_shell(s)}" for s in row.settings]
+    if row.waits:
+        return " ".join([f"waits for {row.waits}" + (", with" if lines else ""), *lines])
+    return " ".join([row.recipe, *lines])
 
 
 def letter(i: int) -> str:

@@ -25,13 +25,19 @@ PAPERS = {
     "r3gan": "Huang, Gokaslan, Kuleshov, Tompkin: The GAN is dead; long live the GAN! A Modern Baseline GAN, NeurIPS 2024"}
 TITLES = {
     "fastgan/1": "cost of training", "fastgan/2": "few images, 256 pixels", "fastgan/3": "few images, 1024 pixels",
-    "stylegan2-ada/7c": "subsets of FFHQ and LSUN Cat", "stylegan2-ada/8a": "ways against overfitting, FFHQ", "stylegan2-ada/11a": "small sets",
-    "stylegan2-ada/11b": "CIFAR-10", "stylegan2-ada/13": "BreCaHAD", "stylegan2-ada/14": "AFHQ Cat", "stylegan2-ada/15": "AFHQ Dog",
-    "stylegan2-ada/16": "AFHQ Wild", "stylegan2-ada/17": "CIFAR-10, the best models", "stylegan2-ada/18": "FFHQ, the best runs",
+    "fastgan/4": "more images, 1024 pixels", "fastgan/5": "inversion of images into latents", "fastgan/6": "self-supervision of D",
+    "stylegan2-ada/7c": "subsets of FFHQ and LSUN Cat", "stylegan2-ada/8a": "ways against overfitting, FFHQ",
+    "stylegan2-ada/9a": "transfer to FFHQ, training curves", "stylegan2-ada/9b": "transfer to FFHQ with ADA, training curves",
+    "stylegan2-ada/9c": "transfer to subsets of FFHQ", "stylegan2-ada/9d": "transfer between sets", "stylegan2-ada/11a": "small sets",
+    "stylegan2-ada/11b": "CIFAR-10", "stylegan2-ada/12": "MetFaces, by transfer", "stylegan2-ada/13": "BreCaHAD", "stylegan2-ada/14": "AFHQ Cat",
+    "stylegan2-ada/15": "AFHQ Dog", "stylegan2-ada/16": "AFHQ Wild", "stylegan2-ada/17": "CIFAR-10, the best models",
+    "stylegan2-ada/18": "FFHQ, the best runs", "stylegan2-ada/19a": "BigGAN on subsets of FFHQ", "stylegan2-ada/19b": "BigGAN on subsets of LSUN Cat",
     "stylegan2-ada/FID-10k": "CIFAR-10 against its test images", "stylegan2-ada/cost": "the release's table of costs",
     "diffaugment/1": "CIFAR-10: where the augmentation acts", "diffaugment/2": "ImageNet at 128 pixels", "diffaugment/3": "CIFAR-10 and CIFAR-100",
     "diffaugment/4": "few images, 256 pixels", "diffaugment/5": "CIFAR-10", "diffaugment/6": "CIFAR-100",
-    "diffaugment/released": "few images, the models that came with the code",
+    "diffaugment/8a": "CIFAR-10: a smaller BigGAN", "diffaugment/8b": "CIFAR-10: stronger R1", "diffaugment/10": "CIFAR-10: stronger R1, its best IS",
+    "diffaugment/A.1": "ImageNet: D's learning rate, CR, other papers", "diffaugment/released": "few images, the models that came with the code",
+    "diffaugment/ffhq": "FFHQ and LSUN Cat, the models that came with the code",
     "diggan/1": "CIFAR-10", "diggan/2": "CIFAR-100", "diggan/3": "Tiny-ImageNet and CUB-200", "diggan/4": "few images, StyleGAN2-ADA",
     "diggan/5": "gradient regularisers", "diggan/6": "how reals and fakes are paired", TWO_POINT: "the experiment on two points: many seeds, plots",
     "insgen/1": "FFHQ, 256 pixels", "insgen/2": "AFHQ, 512 pixels", "insgen/3": "FFHQ, one part after the other",
@@ -41,8 +47,8 @@ GIVEN = {                                # sets that handful doesn't know by nam
     "ImageNet": "the training images of ILSVRC 2012, a folder per class", "Tiny": "Tiny-ImageNet's 100,000 training images, a folder per class",
     "CUB": "the 5994 training images of CUB-200-2011, a folder per class", "FFHQ": "Flickr-Faces-HQ", "LSUN": "LSUN Cat, 200,000 images",
     "MetFaces": "1336 faces from works of art", "BreCaHAD": "1944 crops of breast cancer histology", "AFHQ": "animal faces, 512 pixels",
-    "Art": "paintings", "Flower": "flowers", "Pokemon": "drawn figures", "Anime": "drawn faces", "Skull": "pictures of skulls",
-    "Shell": "pictures of shells", "64x64": "any pictures"}
+    "Art": "paintings", "Nature": "photographs of landscapes", "Flower": "flowers", "Pokemon": "drawn figures", "Anime": "drawn faces",
+    "Skull": "pictures of skulls", "Shell": "pictures of shells", "64x64": "any pictures"}
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,12 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from handful.errors import HandfulError, UsageError
+from handful.nn.equalized import EqualConv2d
 from handful.nn.precision import no_autocast
+from handful.nn.spectral import Spectral
 from handful.rng import Rng
 from handful.seam import Discriminator, Facts, FeatureInfo, Generated, Nets
 from handful.terms._views import Shown, vector
@@ -80,8 +83,19 @@ def _unit(mlp: nn.Module, features: Tensor) -> Tensor:
 
 
 def slow_copy(net: Discriminator) -> Discriminator:
-    """A copy of D that makes keys: without gradients, in evaluation mode."""
-    return copy.deepcopy(net).eval().requires_grad_(False)
+    """A copy of D that makes keys: without gradients, at rest."""
+    slow = copy.deepcopy(net).requires_grad_(False)
+    rest(slow)
+    return slow
+
+
+def rest(slow: nn.Module) -> None:
+    """Evaluation mode, but for batch norm and spectral norm: the one takes the statistics of the batch at hand, the other iterates, as D's own do
+    while it makes queries. Else the two would see one image in two ways. `Nets.judge` undoes what they write into buffers."""
+    slow.eval()
+    for module in slow.modules():
+        if isinstance(module, _BatchNorm | Spectral | EqualConv2d):
+            module.train()
 
 
 @torch.no_grad()

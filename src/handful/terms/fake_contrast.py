@@ -33,7 +33,7 @@ from torch import Tensor
 
 from handful.errors import within
 from handful.seam import Context, Discriminator, Needs, Nets, Result, Side, Term, View
-from handful.terms._contrast import Head, choose_tap, follow, info_nce, perturbed, queue_length, slow_copy
+from handful.terms._contrast import Head, choose_tap, follow, info_nce, perturbed, queue_length, rest, slow_copy
 from handful.terms._views import Shown, judged, shown, vector
 
 DIVERSITY_RATE = 0.01                             # of the moving average, per step
@@ -76,10 +76,10 @@ class FakeContrast(Term):
             self.slow_d = slow_copy(nets.D)
 
     def train(self, mode: bool = True) -> FakeContrast:
-        """The slow copy of D stays in evaluation mode."""
+        """The slow copy of D stays at rest."""
         super().train(mode)
         if self.slow_d is not None:
-            self.slow_d.eval()
+            rest(self.slow_d)
         return self
 
     def needs(self, side: Side) -> Needs | None:

@@ -22,8 +22,10 @@ mode="shared" (not published) takes the adversarial loss's own pass as the query
 
 Deviations: D' and the slow heads move at the end of a step, which is the release's beginning of the next, but that D' learns of a lazy step of D
 (R1) one iteration later; with several D steps in an iteration they move after each. Buffers of D' are D's (spectral norm's vectors, running
-statistics); it runs in evaluation mode. The heads step once per optimiser step, not per micro-batch. Keys aren't shuffled over processes: without
-batch statistics in the heads that changes nothing. G(z + e) leaves G's average of w alone. It works without an augmentation, and says so.
+statistics); it runs in evaluation mode, but for batch norm, which takes the statistics of the batch at hand, and spectral norm, which iterates, as
+D's own do (the release's D has neither). The heads step once per optimiser step, not per micro-batch. Keys aren't shuffled over processes: without
+batch norm in D that changes nothing; with it an image and its key are judged in the same company. G(z + e) leaves G's average of w alone. It works
+without an augmentation, and says so.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ from torch import Tensor
 
 from handful.errors import UsageError, within
 from handful.seam import Context, Discriminator, Needs, Nets, Pass, Result, Side, Term, View
-from handful.terms._contrast import Head, choose_tap, follow, info_nce, perturbed, queue_length, slow_copy
+from handful.terms._contrast import Head, choose_tap, follow, info_nce, perturbed, queue_length, rest, slow_copy
 from handful.terms._views import Shown, judged, shown
 
 
@@ -86,10 +88,10 @@ class InsGen(Term):
                               "an augmentation makes it one (--set augment=diffaug)")
 
     def train(self, mode: bool = True) -> InsGen:
-        """The slow copy of D stays in evaluation mode."""
+        """The slow copy of D stays at rest."""
         super().train(mode)
         if self.slow_d is not None:
-            self.slow_d.eval()
+            rest(self.slow_d)
         return self
 
     def needs(self, side: Side) -> Needs | None:

@@ -20,7 +20,7 @@ from ..files import in_shell
 from ..infer.model import Model
 from ..metrics import evaluate
 from ..metrics._evaluate import planned as planned_evaluation
-from ..metrics._protocols import resolve
+from ..metrics._protocols import protocol, resolve
 from ..metrics._session import REALS
 from ..metrics._sets import as_trained
 from ..metrics._world import Stopped
@@ -39,7 +39,7 @@ def planned(config: Config) -> tuple[list[str], str]:
     names = ["kid" if config.data.count < FEW else "fid"] if asked is None else asked
     found = {name: resolve(name) for name in names}
     unseen = [name for name, m in found.items() if m.reals == "test"]
-    if unseen and not config.data.holdout and not _tests(config):
+    if unseen and not config.data.holdout and not test_images(config):
         raise HandfulError(f"evaluate.metrics: {unseen[0]} is about images that D doesn't train on; keep some out (--set data.holdout=0.1)")
     best = config.evaluate.best
     if names and best is not None and best not in names:
@@ -53,9 +53,9 @@ def planned(config: Config) -> tuple[list[str], str]:
     raise HandfulError(f"evaluate.metrics={','.join(names)}: the network '{missing[0]}' isn't here; {get}, or --set evaluate.metrics=[]")
 
 
-def _tests(config: Config) -> str | None:
-    """DATA of the test set that belongs to the training images."""
-    return test_of(config.data.path) if config.data.path else None
+def test_images(config: Config) -> str | None:
+    """DATA of the images that D doesn't train on, where they aren't held out of the training images: named, or the test set that belongs to them."""
+    return config.evaluate.against or (test_of(config.data.path) if config.data.path else None)
 
 
 class Evaluation:
@@ -71,7 +71,8 @@ class Evaluation:
             log.say(line, trainer.images_seen)
         self.metrics = {name: resolve(name) for name in self.names}
         wanted = any(m.reals == "test" for m in self.metrics.values())
-        self.unseen = wanted and _tests(self.config) or trainer.heldout           # as `handful evaluate` takes them
+        self.unseen = wanted and test_images(self.config) or trainer.heldout           # as `handful evaluate` takes them
+        self._whole: Dataset | None = None                                        # images that aren't the run's, see `_others`
         self.samples = self.config.evaluate.samples or min(max(len(trainer.dataset), LEAST), MOST)
         self.every_kimg = self.config.evaluate.every_kimg or self.config.every.checkpoint_kimg
         self.last, self.value, self.said = 0.0, math.nan, False          # last: seconds that the next one will take, by the latest
@@ -100,6 +101,8 @@ class Evaluation:
             except Exception:                             # whatever fails will fail in the evaluation, and is said there
                 pass
         budget = self.config.evaluate.budget
+        if budget is None:
+            return True
         fits = self.trainer.scored_sec + self.last * (1 if last else 2) <= budget * sec
         fits = bool(reduce.from_first(fits, self.trainer.world))
         if last and not fits and self._best_so_far() is None:
@@ -167,8 +170,27 @@ class Evaluation:
         return found
 
     def _evaluated(self, model: Model, names: list[str]) -> dict[str, dict[str, Any]]:
-        trainer = self.trainer
-        return evaluate(model, trainer.dataset, names, self.samples, heldout=self._heldout(model), device=trainer.device, progress=self._progress)
+        found: dict[str, dict[str, Any]] = {}
+        elsewhere = [name for name in names if self._by_others(name)]
+        for some, reals in (([n for n in names if n not in elsewhere], lambda: self.trainer.dataset), (elsewhere, lambda: self._others(model))):
+            if some:
+                found |= evaluate(model, reals(), some, self.samples, heldout=self._heldout(model), device=self.trainer.device,
+                                  progress=self._progress)
+        return {name: found[name] for name in names}
+
+    def _by_others(self, name: str) -> bool:
+        """Whether a metric compares with other images than the run's: those of evaluate.against, or, by the papers' `full` protocols, the whole of a
+        set of which a part is trained on."""
+        data = self.config.data
+        return self.metrics[name].reals == "all" and bool(self.config.evaluate.against or protocol(name) and data.max_images)
+
+    def _others(self, model: Model) -> Dataset:
+        """The images of `_by_others`, read once."""
+        if self._whole is None:
+            path = self.config.evaluate.against or self.config.data.path
+            self._whole = load_data(path, labels="auto" if model.generator.num_classes else None, **as_trained(model),
+                                    progress=lambda done, total: self._progress("reading the images to score against", done, total, None))
+        return self._whole
 
     def _heldout(self, model: Model) -> Dataset | None:
         """The unseen reals; a set that is named is read once."""

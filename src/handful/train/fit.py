@@ -17,7 +17,8 @@ from ..infer.grid import grid, save_image
 from ..infer.model import Model
 from . import checkpoint, ema, reduce
 from . import threads as threads_module
-from .evaluation import Alarm, Evaluation, Stopped
+from .accuracy import Accuracy
+from .evaluation import Alarm, Evaluation, Stopped, test_images
 from .folder import Owner
 from .log import Log, start_speed
 from .loop import Trainer
@@ -56,6 +57,7 @@ def fit(trainer: Trainer, folder: Path, log: Log, *, sec_before: float = 0.0, ow
     with _signals() as stop:
         evaluation, alarm = Evaluation(trainer, folder, log, lambda: stop.asked), Alarm()
         pace = _Pace(trainer, folder, log, changes or {})
+        judged = Accuracy(trainer, test_images(config), lambda line: log.say(line, trainer.images_seen)) if first else None
 
         def save() -> None:
             if owner is not None:
@@ -89,6 +91,7 @@ def fit(trainer: Trainer, folder: Path, log: Log, *, sec_before: float = 0.0, ow
                     continue
                 speed = (now - tick_images) / max(time.perf_counter() - tick, 1e-9)
                 if first:
+                    values |= judged.look() if saving or halt else {}
                     log.write(now, {"step": trainer.iteration, "sec": sec, "images_per_sec": speed, "memory_gb": memory_gb(trainer.device),
                                     **values})
                     for line in filter(None, [*trainer.advice(values), alarm.look(values)]):
@@ -125,7 +128,8 @@ class _Pace:
 
     def __init__(self, trainer: Trainer, folder: Path, log: Log, changes: Mapping[int, int]) -> None:
         self.trainer, self.log, self.changes = trainer, log, changes
-        self.may_change = trainer.device.type == "cpu" and trainer.threads is not None and threads_module.fixed(None) is None
+        self.may_change = (trainer.device.type == "cpu" and trainer.threads is not None and threads_module.fixed(None) is None
+                           and not trainer.config.train.threads_fixed)
         self.watch = threads_module.Watch(start_speed(folder), trainer.threads != trainer.config.train.threads)
 
     def at_checkpoint(self) -> None:
@@ -206,11 +210,14 @@ def _preview(trainer: Trainer, folder: Path) -> None:
 
 
 def sampler(trainer: Trainer) -> Model:
-    """The averaged generator with spectral norm for its own weights, its batch statistics measured where the configuration says so."""
-    ema.settle(trainer.nets.G_ema, trainer.nets.G)
+    """The averaged generator with spectral norm for its own weights, its batch statistics measured where the configuration says so; once per state,
+    since a preview, a checkpoint and a score may follow each other."""
     how = trainer.config.ema
-    if how.buffers == "standing":
-        ema.standing(trainer.nets.G_ema, how.standing_batches, how.standing_batch, how.standing_rule)
+    if trainer.settled_at != trainer.iteration:
+        ema.settle(trainer.nets.G_ema, trainer.nets.G)
+        if how.buffers == "standing":
+            ema.standing(trainer.nets.G_ema, how.standing_batches, how.standing_batch, how.standing_rule)
+        trainer.settled_at = trainer.iteration
     return Model(trainer.nets.G_ema, trainer.config, trainer.images_seen)
 
 

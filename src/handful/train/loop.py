@@ -68,6 +68,7 @@ class Trainer:
         self.images_seen = self.iteration = 0
         self.scored_sec = 0.0                             # spent on scores, in all sessions
         self.detours = 0                                  # roll-backs so far: each goes on with other latents and augmentations
+        self.settled_at: int | None = None                # the iteration whose average has been made ready to sample from (fit.sampler)
         self.threads: int | None = None                   # that it computes with on a CPU, where whoever runs the loop has set them
         # Said aloud by whoever runs the loop.
         self.notes = [n for part in (self.nets.augment, *self.terms.values()) for n in getattr(part, "notes", ())]
@@ -385,7 +386,7 @@ class Trainer:
         progress = state["progress"]
         self.images_seen, self.iteration = progress["images_seen"], progress["iteration"]
         self.detours, self.scored_sec = progress.get("detours", 0), progress.get("scored_sec", 0.0)
-        self.threads = progress.get("threads")
+        self.threads, self.settled_at = progress.get("threads"), None
 
     def average_is_finite(self) -> bool:
         """Whether the averaged generator holds finite numbers alone. Waits for the device, once."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from .. import catalog, fetch
 from ..config import Config
-from ..errors import HandfulError
+from ..errors import HandfulError, UsageError
 from ..features import available, weights
 from ..seam import Term
 from . import reduce
@@ -20,7 +20,10 @@ def settle(config: Config, say: Callable[[str], None], *, may_do_without: bool, 
     """
     config = config.model_copy(deep=True)
     for name, use in config.terms.items():
-        term = catalog.build("terms", use)
+        try:
+            term = catalog.build("terms", use)
+        except UsageError:                                # the trainer says it, with the setting's place
+            continue
         if not isinstance(term, Term) or not term.pretrained:
             continue
         missing = [network for network in term.pretrained if not available(network)]

@@ -25,6 +25,8 @@ _MAIN = {
     "D's logits": {"d/logits_real": "reals", "d/heldout_logits/logits": "held-out reals", "d/logits_fake": "fakes, D's step",
                    "g/logits_fake": "fakes, G's step"},
     "Overfitting of D: 0 none, 1 complete": {"d/r_t": "r_t, mean sign on reals", "d/r_v": "r_v, by held-out reals"},
+    "Accuracy of D: share judged real": {"d/accuracy_train": "training images", "d/accuracy_unseen": "held-out or test images",
+                                         "d/accuracy_fake": "fakes"},
     "Adaptive strength": {"d/ada_controller/p": "p", "d/ada_controller/r": "r, the overfitting heuristic"},
     "Losses": {"d/loss": "D", "g/loss": "G"},
     "Gradient norms": {"d/grad_norm": "D", "g/grad_norm": "G"},

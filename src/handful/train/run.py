@@ -33,8 +33,9 @@ from .pretrained import settle
 from .starting import Start, check_state, fine_tuning, starting_from
 
 ADA = tuple(f"terms.ada_controller.{k}" for k in ("target", "kimg", "interval", "max_p"))
-MAY_CHANGE = (*ADA, "train.kimg", "train.micro_batch", "train.precision", "train.compile", "train.threads", "train.guard_kimg", "every.", "evaluate.",
-              "optim_g.", "optim_d.", "data.path", "data.labels", "data.groups", "data.skip_bad", "notes", "handful", "recipe")
+MAY_CHANGE = (*ADA, "train.kimg", "train.micro_batch", "train.precision", "train.compile", "train.threads", "train.threads_fixed", "train.guard_kimg",
+              "every.", "evaluate.", "optim_g.", "optim_d.", "data.path", "data.labels", "data.groups", "data.skip_bad", "notes", "handful",
+              "recipe")
 FILLED_IN = ("data.count", "data.class_names", "data.fingerprint")
 
 COPIES_SEC, COPIES_SHARE = 1e-6, 0.05         # per value of the training images, measured on one CPU core; at most this share of the run's time
@@ -112,7 +113,8 @@ def train(path: str | os.PathLike | None = None, recipe: str = "auto", out: str 
     say = say or (lambda line: None if quiet else print(line))
     lines = [f"{k}={json.dumps(v, default=_name_of)}" for k, v in settings.items()] if isinstance(settings, Mapping) else list(settings)
     given = {"data.path": None if path is None else os.fspath(path), "train.kimg": kimg, "data.resolution": res, "train.batch": batch,
-             "seed": seed, "data.labels": labels, "train.precision": precision, "data.skip_bad": skip_bad or None, "train.threads": threads}
+             "seed": seed, "data.labels": labels, "train.precision": precision, "data.skip_bad": skip_bad or None, "train.threads": threads,
+             "train.threads_fixed": None if threads is None else True}
     lines = [f"{k}={json.dumps(v)}" for k, v in given.items() if v is not None] + lines
     auto = resume is not None and os.fspath(resume) == "auto"
     if auto and out is None:
