@@ -180,7 +180,9 @@ def test_a_flipped_bit_is_found_anywhere_and_the_older_checkpoint_taken(done, ca
         if not _is_padding(path, at):
             with pytest.raises(HandfulError, match="cut short or damaged"):
                 load_checkpoint(path)
-    path.write_bytes(whole[:len(whole) // 3] + bytes([whole[len(whole) // 3] ^ 4]) + whole[len(whole) // 3 + 1:])
+    path.write_bytes(whole)
+    at = next(i for i in range(len(whole) // 3, len(whole)) if not _is_padding(path, i))
+    path.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1:])
     assert command("train", "--resume", "run", "--kimg", "0.044", "--device", "cpu") == 0
     said = capsys.readouterr().out
     assert "000000040.pt is cut short or damaged" in said and tensors(done, 44)
