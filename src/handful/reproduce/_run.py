@@ -103,6 +103,7 @@ def reproduce(job: Job, say: Say = print, progress: Progress | None = None) -> d
     say(f"rule: {job.rule.said}")
     for line in differences(job):
         say(f"differs from the published run: {line}")
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False        # a GPU's fp32 is to be fp32
     if todo:
         if not _trained(job, source, say):
             return None
