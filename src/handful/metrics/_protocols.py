@@ -4,6 +4,7 @@
     fid50k  kid50k  pr50k3                                          older: the same number of reals at most, mirrored as in training
     fid10k_test  fid10k_train  is10k                                DiffAugment, DigGAN: BigGAN on CIFAR
     fid5k_train                                                     DiffAugment, FastGAN: few-shot sets
+    fid_test                                                        DigGAN in StudioGAN: as many samples as there are reals
     ppl_zfull  ppl_wfull  ppl_zend  ppl_wend                        StyleGAN: the centre of the picture
 
 Other numbers are read likewise: kid5k_full. `train` and `test` divide FID's covariance by n - 1, as those papers' code does; `full`
@@ -24,8 +25,9 @@ from ..errors import UsageError, nearest
 if TYPE_CHECKING:                        # names are listed without torch
     from ._metric import Metric
 
-NAMED = ("fid50k_full", "kid50k_full", "pr50k3_full", "is50k", "ppl2_wend", "fid10k_test", "fid10k_train", "is10k", "fid5k_train")
+NAMED = ("fid50k_full", "kid50k_full", "pr50k3_full", "is50k", "ppl2_wend", "fid10k_test", "fid10k_train", "is10k", "fid5k_train", "fid_test")
 _COUNTED = re.compile(r"(fid|kid|is|pr)(\d+)k(3?)(?:_(full|train|test))?")
+_AS_MANY = ("fid_test", "fid_train")     # as many samples as there are reals, 5000 or more
 _PATHS = re.compile(r"ppl(2?)_([zw])(end|full)")
 
 
@@ -48,6 +50,8 @@ def protocol(name: str) -> Use | None:
     if match := _PATHS.fullmatch(name):
         whole, space, sampling = match.groups()
         return Use("ppl", samples=50_000, space=space, sampling=sampling, crop=not whole)
+    if name in _AS_MANY:
+        return Use("fid", ddof=1, reals=name.removeprefix("fid_"))
     match = _COUNTED.fullmatch(name)
     if match is None or (match[1] == "pr") != bool(match[3]) or match[1] == "is" and match[4] or not int(match[2]):
         return None
@@ -70,6 +74,10 @@ def explained(name: str) -> dict[str, str]:
     if use is None:
         raise unknown(name)
     k = use.kwargs
+    if match is None and use.name == "fid":
+        which = "pictures the model never saw" if k["reals"] == "test" else "what the model was trained on"
+        return {"protocol": f"{name}: Frechet inception distance, as in DigGAN's StudioGAN part", "metric": "fid", "reals": which,
+                "samples": "as many as there are reals, 5000 to 50000", "covariance": "divided by n - 1", "network": "inception"}
     if use.name == "ppl":
         walk = "the whole way between two latents (t random)" if k["sampling"] == "full" else "the start of the way between two latents (t = 0)"
         crop = "the centre, where a face would be, then " if k["crop"] else ""

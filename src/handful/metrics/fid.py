@@ -43,6 +43,9 @@ class FID(Metric):
             found["note"] = f"below {FEW} images FID is mostly bias: compare it at the same counts only, or trust kid"
         return found
 
+    def words(self, reals: int, fakes: int) -> str:
+        return f"{super().words(reals, fakes)}, covariance divided by {'n - 1' if self.ddof else 'n'}"
+
     def _gaussian(self, stats: Stats, resources: Resources) -> Gaussian:
         source = stats.features if stats.halves is None else stats.halves[0] + stats.halves[1]
         return Gaussian(source, self.ddof, resources.device)
