@@ -229,7 +229,8 @@ class Maker:
                                                                                                                         "iteration": 0}},
                  "progress_bool": {"progress": {"images_seen": True, "iteration": 0}}, "config_dict": {"config": {}}, "config_deep": {"config": DEEP},
                  "average_list": {"G_ema": [1]}, "average_values": {"G_ema": {self.first: 1.0}}, "average_keys": {"G_ema": {7: torch.zeros(1)}},
-                 "no_g": {"G": None}}
+                 "no_g": {"G": None}, "threads_float": {"progress": {"images_seen": 0, "iteration": 0, "threads": 2.5}},
+                 "threads_many": {"progress": {"images_seen": 0, "iteration": 0, "threads": 10**9}}}
         for name, changes in parts.items():
             yield self.checkpoint(f"pt_{name}", **changes), ""
 

@@ -60,7 +60,7 @@ def scored(folder: Path, lines: dict[str, dict[int, float]], best: int | None) -
 class Made:
     """A job with a folder and a rule."""
 
-    device, modules, seed = "cpu", set(), 0
+    device, modules, seed, key = "cpu", set(), 0, staticmethod(str)
 
     def __init__(self, folder: Path, rule: _rules.Rule) -> None:
         self.folder, self.rule = folder, rule

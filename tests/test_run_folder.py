@@ -88,6 +88,15 @@ def test_a_begun_run_with_a_file_of_the_users_is_left_alone(photos, capsys):
     assert sorted(p.name for p in Path("run").iterdir()) == ["checkpoints", "novel.txt"]
 
 
+def test_a_finished_run_without_its_checkpoints_is_not_begun_again(done, photos, capsys):
+    for path in (done / "checkpoints").glob("*.pt"):
+        path.unlink()                                                                # to free space: the model is still there
+    before = {p: p.read_bytes() for p in done.rglob("*") if p.is_file() and p.name not in (".lock", "lock.json")}
+    for more in ((), AUTO):
+        assert "run exists and is not empty" in refused(capsys, "train", photos, "--out", "run", *more, *TINY)
+    assert before == {p: p.read_bytes() for p in before}
+
+
 def test_what_the_closing_phase_did_not_write_is_made_by_resume(done, photos):
     before = (done / "model.safetensors").read_bytes()
     for name in ("neighbours.json", "neighbours.jpg", "report.html"):

@@ -180,6 +180,9 @@ def test_a_change_is_made_at_a_checkpoint_written_down_and_made_again(photos, fo
     seen.clear()
     assert command("train", "--resume", "straight", "--kimg", "0.09", "--device", "cpu") == 0
     assert set(seen.values()) == {2}
+    seen.clear()                                                                     # the user's own number, though it is the one of config.json
+    assert command("train", "--resume", "straight", "--kimg", "0.1", "--device", "cpu", "--threads", "4") == 0
+    assert set(seen.values()) == {4}
 
 
 def test_the_estimate_leaves_the_first_step_out_and_gives_a_range_when_busy(monkeypatch):

@@ -224,12 +224,12 @@ def from_file(tree: Mapping[str, Any], said: str, trust: Iterable[str] = (), giv
     outside of the package that is neither of a module in `trust` nor one of the names `given` by the user; HandfulError where it is no good."""
     refuse_outside(tree, said, trust, given)
     try:
-        return parse(_as_it_was(tree))
+        return parse(as_it_was(tree))
     except UsageError as error:                              # nobody typed this
         raise HandfulError(f"{said} holds settings that can't be used: {error}") from None
 
 
-def _as_it_was(tree: Mapping[str, Any]) -> Mapping[str, Any]:
+def as_it_was(tree: Mapping[str, Any]) -> dict[str, Any]:
     """A run's own file holds every setting, so one that isn't in it is younger than the run: where its default changed what is computed, the file
     gets what was computed before."""
     tree = dict(tree)

@@ -28,6 +28,7 @@ MIGRATIONS: Mapping[int, Callable[[dict], dict]] = {}        # format n -> the f
 MOST_PICKLE = 16 * 10**6                                     # bytes of a checkpoint's structure; a large network's takes one
 MOST_DEPTH = 32                                              # of its nested dictionaries
 MOST_IMAGES = 10**15
+LONGEST = 1000                                               # characters of a tensor's name
 CHUNK = 2**20
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64, "I32": torch.int32,
           "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool}
@@ -97,7 +98,11 @@ def _well_formed(state: Mapping[str, Any]) -> None:
     for name in ("images_seen", "iteration"):
         if type(progress.get(name)) is not int or not 0 <= progress[name] < MOST_IMAGES:
             raise ValueError(f"its progress has no sound '{name}'")
-    for name in ("sec", "scored_sec", "detours", "threads", "world"):
+    for name, most in (("threads", 1024), ("world", 10**6), ("detours", 10**6)):
+        value = progress.get(name)
+        if value is not None and (type(value) is not int or not 0 <= value <= most or name == "threads" and value < 1):
+            raise ValueError(f"its progress has no sound '{name}'")
+    for name in ("sec", "scored_sec"):
         value = progress.get(name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < MOST_IMAGES):
             raise ValueError(f"its progress has no sound '{name}'")
@@ -191,8 +196,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 def header_of(tensors: Mapping[str, Any]) -> Header:
     """Dtype and shape by name. Raises HandfulError where a value is no tensor."""
-    if strange := [name for name, value in tensors.items() if not isinstance(value, Tensor) or not isinstance(name, str)]:
-        raise HandfulError(f"'{strange[0]}' is not a tensor")
+    if strange := [name for name, value in tensors.items() if not isinstance(value, Tensor) or not isinstance(name, str) or len(name) > LONGEST]:
+        raise HandfulError(f"'{str(strange[0])[:100]}' is not the name of a tensor, or no tensor")
     return {name: (value.dtype, tuple(value.shape)) for name, value in tensors.items()}
 
 

@@ -25,7 +25,6 @@ from ..metrics import evaluate
 from ..metrics._protocols import resolve
 from ..metrics._session import Progress
 from ..train import checkpoint, choose, train
-from ..train.fit import to_images
 from ..train.log import duration, read
 from . import _tables
 from ._job import Job, differences, metric_of
@@ -124,7 +123,7 @@ def _figures(job: Job, metrics: Sequence[str], against: str, progress: Progress 
     """
     folder, rule = job.folder, job.rule
     scores = {m: [line for line in read(folder / "metrics.jsonl") if line.get("metric") == m and isinstance(line.get("value"), int | float)]
-              for m in metrics}
+              for m in metrics if " against " not in job.key(m)}              # the run may have scored itself by other reals
     chosen = checkpoint.index(folder)
     images = int(Path(chosen["best"]).stem) if chosen["best"] else None
     found: dict[str, dict[str, Any]] = {}
@@ -153,9 +152,7 @@ def _kept(folder: Path) -> dict[str, Any] | None:
 def _trained(job: Job, source: str, say: Say) -> bool:
     """Trains, or goes on with what stands there; False where the user stopped it."""
     folder = job.folder
-    if checkpoint.all_of(folder) and f"{to_images(job.config.train.kimg):09d}" <= checkpoint.all_of(folder)[0].stem:
-        return True
-    if checkpoint.all_of(folder):
+    if checkpoint.all_of(folder):                         # a run that is done makes up for what it was stopped before
         run = train(source, resume=folder, seed=job.seed, settings=job.settings, device=job.device, trust=job.modules, say=say)
     else:
         run = train(source, recipe=job.row.recipe, out=folder, seed=job.seed, settings=job.settings, device=job.device, trust=job.modules, say=say,

@@ -45,7 +45,7 @@ def choose(recipe: str, scanned: Scan, device: torch.device, asked: Mapping[str,
     """The recipe, chosen where it is "auto", or the settings of another run. asked: what the user set, as a tree; it always wins. world: how many
     processes (GPUs) share the work."""
     if recipe.endswith(".json"):
-        return Choice(config_module.read_tree(Path(recipe)), [f"settings from {recipe}"], recipe)
+        return Choice(config_module.as_it_was(config_module.read_tree(Path(recipe))), [f"settings from {recipe}"], recipe)
     why = []
     res = asked.get("data", {}).get("resolution")
     res = min(res) if isinstance(res, list) else res             # recipes compute with one number

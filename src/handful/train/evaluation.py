@@ -66,7 +66,7 @@ class Evaluation:
 
     def __init__(self, trainer, folder: Path, log, asked: Callable[[], bool] = lambda: False) -> None:
         self.trainer, self.folder, self.log, self.config, self.asked = trainer, folder, log, trainer.config, asked
-        self.names, line = planned(self.config)
+        self.names, line = reduce.from_first(planned(self.config), trainer.world)
         if line:
             log.say(line, trainer.images_seen)
         self.metrics = {name: resolve(name) for name in self.names}
@@ -98,7 +98,7 @@ class Evaluation:
         if not self.last and self.trainer.rank == 0:
             try:
                 self.last = self._expected()
-            except Exception:                             # whatever fails will fail in the evaluation, and is said there
+            except (Exception, Stopped):                  # whatever fails will fail in the evaluation, and is said there; a stop is fit's to act on
                 pass
         budget = self.config.evaluate.budget
         if budget is None:

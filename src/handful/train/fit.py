@@ -106,8 +106,8 @@ def fit(trainer: Trainer, folder: Path, log: Log, *, sec_before: float = 0.0, ow
             if scoring and good == now:
                 try:
                     _score(trainer, folder, evaluation)
-                except Stopped:                           # everything is saved already
-                    return done
+                except Stopped:                           # everything is saved already; a last score is made up for on resume
+                    return False
                 if first and done:
                     save()                                # with the time that the scores took
                 tick = time.perf_counter()
@@ -119,7 +119,7 @@ def fit(trainer: Trainer, folder: Path, log: Log, *, sec_before: float = 0.0, ow
             try:                                          # it was stopped or killed before its last score
                 _score(trainer, folder, evaluation)
             except Stopped:
-                pass
+                return False
     return True
 
 

@@ -27,6 +27,7 @@ BEAT_SEC = 20.0
 EXPIRES_SEC = 120.0                          # a heartbeat of another machine that is older belongs to a process that is gone
 MADE = ("config.json", "log.jsonl", "metrics.jsonl", "report.html", "neighbours.json", "neighbours.jpg", "model.safetensors", "request.json",
         "lock.json", ".lock", "previews", "checkpoints", "ema")
+FINISHED = ("model.safetensors", "report.html", "neighbours.json", "metrics.jsonl")      # written after a checkpoint, which may be deleted since
 PARTS = (".", "checkpoints", "previews", "ema")
 
 
@@ -49,7 +50,7 @@ def must_be_free(folder: Path) -> None:
         raise UsageError(f"{folder} exists and is a file; name another --out")
     if has_checkpoints(folder):
         raise UsageError(f"{folder} exists and is not empty; go on with it (handful train --resume {in_shell(folder)}) or name another --out")
-    if not all(map(_made, folder.iterdir())):
+    if not all(map(_made, folder.iterdir())) or any((folder / name).exists() for name in FINISHED):
         raise UsageError(f"{folder} exists and is not empty; name another --out")
 
 

@@ -26,7 +26,7 @@ def settle(config: Config, say: Callable[[str], None], *, may_do_without: bool, 
             continue
         if not isinstance(term, Term) or not term.pretrained:
             continue
-        missing = [network for network in term.pretrained if not available(network)]
+        missing = reduce.from_first([network for network in term.pretrained if not available(network)], world)
         if missing and dry_run:
             say(f"terms.{name}: the run would first fetch the weights '{missing[0]}', which are not on this machine")
             continue

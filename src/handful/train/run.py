@@ -169,7 +169,8 @@ def _start(wish: _Wish) -> Run:
     if start is not None:
         tree = config_module.assign(fine_tuning(choice.tree, say), lines)
     if place.holdout:                                     # they are kept out to be looked at
-        tree.setdefault("terms", {}).setdefault("heldout_logits", {"use": "heldout_logits"})
+        tree["terms"] = tree.get("terms") or {}
+        tree["terms"].setdefault("heldout_logits", {"use": "heldout_logits"})
     config = config_module.parse(tree)
     config.notes = choice.why
     on_classes = choose.about_classes(config, scanned.classes)
@@ -248,15 +249,16 @@ def _go_on(folder: Path, wish: _Wish, check: Callable[[Config, _Wish, Path], Non
         return Run(folder, finished=False)
     trainer = _trainer(config, dataset, wish.device, rank, world)
     trainer.load_state_dict(state, str(path))
-    _as_before(trainer, state["progress"], "train.threads" in changed, say)
+    asked = any(line.partition("=")[0] == "train.threads" for line in wish.lines)
+    _as_before(trainer, state["progress"], asked, say)
     del state                                            # it would stay in memory for the whole run
-    changes = log_module.changes_of_threads(folder, images)
+    changes = reduce.from_first(log_module.changes_of_threads(folder, images), world)          # before the first process rewinds the log
     if rank == 0:
         log_module.rewind(folder, images)
         write_text(folder / "config.json", config_module.dumps(config))
     if images >= to_images(config.train.kimg):
         say(f"{folder} is done: {images} of {config.train.kimg * 1000:.0f} images; lengthen it with --kimg")
-    return _run(trainer, folder, sec, wish, owner, {} if "train.threads" in changed else changes)
+    return _run(trainer, folder, sec, wish, owner, {} if asked else changes)
 
 
 def _must_be_same(folder: Path, old: Config, config: Config) -> dict[str, tuple[Any, Any]]:
@@ -272,7 +274,7 @@ def _must_be_same(folder: Path, old: Config, config: Config) -> dict[str, tuple[
 def _same_recipe(old: Config, wish: _Wish, folder: Path) -> None:
     """With --resume auto the recipe is named again: it must be the run's."""
     if wish.recipe.endswith(".json"):
-        tree = config_module.assign(config_module.read_tree(Path(wish.recipe)), wish.lines)
+        tree = config_module.assign(config_module.as_it_was(config_module.read_tree(Path(wish.recipe))), wish.lines)
         theirs = config_module.resolved(config_module.from_file(tree, wish.recipe, wish.trust, wish.given))
         for key in FILLED_IN:
             setattr(theirs.data, key.partition(".")[2], getattr(old.data, key.partition(".")[2]))

@@ -75,6 +75,7 @@ def check_state(config: Config, state: Mapping[str, Any], path: Path) -> None:
     """Raises HandfulError where the networks of a checkpoint are not those of the configuration. Allocates nothing."""
     for name in ("G", "G_ema"):
         check_networks(config, f"{path} ({name})", tensors.header_of(state[name]))
+    tensors.header_of(state["D"])                         # its names are short texts from here on
     if not any(catalog.is_outside(use.name) for use in config.terms.values()):            # an author's wrapper may name its parts as it likes
         check_networks(config, f"{path} (D)", D=tensors.header_of(without_wrappers(state["D"], None)))
 
@@ -91,11 +92,11 @@ def fine_tuning(tree: dict[str, Any], say: Callable[[str], None]) -> dict[str, A
     """A recipe's settings for weights that are trained already, as in StyleGAN2-ADA's release: p moves fast, the average has its full length."""
     tree = json.loads(json.dumps(tree))
     said = []
-    controller = tree.get("terms", {}).get("ada_controller")
-    if controller and controller.get("statistic") != "linear" and controller.get("kimg", 500) > 100:
+    controller = (tree.get("terms") or {}).get("ada_controller")
+    if isinstance(controller, dict) and controller.get("statistic") != "linear" and controller.get("kimg", 500) > 100:
         controller["kimg"] = 100.0
         said.append("terms.ada_controller.kimg=100")
-    if tree.get("ema", {}).get("rampup") is not None:
+    if (tree.get("ema") or {}).get("rampup") is not None:
         tree["ema"]["rampup"] = None
         said.append("ema.rampup=null")
     if said:
