@@ -75,8 +75,9 @@ def device() -> Iterator[Line]:
 def threads_and_memory() -> Iterator[Line]:
     import torch
 
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    used = torch.get_num_threads()
+    from ..train.threads import usable as usable_cores
+
+    usable, used = usable_cores(), torch.get_num_threads()
     found = f"torch uses {used} of {usable} cores, {torch.backends.cpu.get_cpu_capability()}"
     yield ("ok", "threads", found, "") if used <= usable else (
         "note", "threads", found, f"OMP_NUM_THREADS={usable} avoids that they wait for each other")
