@@ -136,7 +136,7 @@ def work(out: Path) -> None:
     rank, world = reduce.start(torch.device("cpu"))
     trainer = run_steps(tiny_trainer(*MOVED, rank=rank, world=world, **USE), 4)
     torch.save({"weights": weights(trainer), "p": trainer.nets.augment.p}, out / f"rank{rank}.pt")
-    torch.distributed.destroy_process_group()
+    reduce.leave()
 
 
 def test_two_processes_mix_as_one(tmp_path):

@@ -532,7 +532,7 @@ def work(out: Path) -> None:
     rank, world = reduce.start(torch.device("cpu"))
     trainer = run_steps(tiny_trainer(*ALL, *EPS, rank=rank, world=world, g={"use": "tiny:TinyG", "noise": 0.1}), 3)
     torch.save({"weights": weights(trainer)}, out / f"rank{rank}.pt")
-    torch.distributed.destroy_process_group()
+    reduce.leave()
 
 
 def test_two_processes_and_micro_batches_are_one_batch(tmp_path):

@@ -641,6 +641,8 @@ def failures() -> list[list[str]]:
 
 def work(out: Path) -> None:
     """What each rank runs under torchrun."""
+    from handful.train import reduce
+
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo")
     rank = torch.distributed.get_rank()
@@ -649,7 +651,7 @@ def work(out: Path) -> None:
         found["alone"] = scores(True)                        # nobody else is there to answer
     (out / f"rank{rank}.json").write_text(json.dumps(found))
     torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    reduce.leave()
 
 
 def test_two_processes_give_the_value_of_one(tmp_path):

@@ -420,7 +420,7 @@ def work(out: Path) -> None:
     rank, world = reduce.start(torch.device("cpu"))
     trained = {name: in_processes(name, rank=rank, world=world) for name in PROCESSES}
     torch.save({name: {"all": weights(t), "term": t.terms[name].state_dict()} for name, t in trained.items()}, out / f"rank{rank}.pt")
-    torch.distributed.destroy_process_group()
+    reduce.leave()
 
 
 def test_two_processes_hold_one_queue(tmp_path):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 
@@ -37,8 +38,22 @@ def work(out: Path) -> None:
         ema.standing(copy.deepcopy(synced.nets.G_ema), 2, 4)
     styled = run_steps(tiny_trainer(*STYLED, dataset=noise_set(resolution=32, classes=3), rank=rank, world=world, **STYLEGAN2), 4)
     torch.save({"tiny": weights(trainer), "log": trainer.take_log(), "fastgan": weights(synced), "plain": weights(plain), "styled": weights(styled),
-                "p": styled.nets.augment.p}, out / f"rank{rank}.pt")
-    torch.distributed.destroy_process_group()
+                "p": styled.nets.augment.p, "unread": unread(out, rank, world)}, out / f"rank{rank}.pt")
+    reduce.leave()
+
+
+def unread(out: Path, rank: int, world: int) -> list[str]:
+    """What is said where one process alone can't read the images to score against."""
+    from handful.infer.model import Model
+    from handful.train.evaluation import Evaluation
+
+    said: list[str] = []
+    against = picture_folder(out / f"only{rank}") if rank == 0 else out / "nothing"
+    trainer = tiny_trainer(f"evaluate.against={against}", 'evaluate.metrics=["test_processes:Slow"]', rank=rank, world=world)
+    log = SimpleNamespace(say=lambda line, images: said.append(line), stage=lambda line: None)
+    evaluation = Evaluation(trainer, out, log)
+    assert not evaluation.score(Model(trainer.nets.G_ema, trainer.config))
+    return said
 
 
 FASTGAN = {"g": {"use": "fastgan", "ngf": 4, "z_dim": 8, "sync_batch_norm": True}, "d": {"use": "fastgan", "ndf": 4, "sync_batch_norm": True},
@@ -54,6 +69,7 @@ STYLEGAN2 = {"g": {"use": "stylegan2", "z_dim": 16, "w_dim": 16, "channel_base":
 def test_two_gloo_processes_equal_one(tmp_path):
     a, b = of_two_processes(__file__, tmp_path)
     assert torch.equal(a["tiny"], b["tiny"]) and torch.equal(a["fastgan"], b["fastgan"])
+    assert a["unread"] == b["unread"] and "rank 1 of 2" in a["unread"][0] and "nothing" in a["unread"][0]
     assert torch.equal(a["plain"], b["plain"])                               # each its own batch statistics, one state
     one = run_steps(tiny_trainer(*SETTINGS, **OVER), 4)
     assert (weights(one) - a["tiny"]).abs().max() < 1e-6

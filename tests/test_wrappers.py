@@ -250,7 +250,7 @@ def work(out: Path) -> None:
     torch.set_num_threads(1)
     rank, world = reduce.start(torch.device("cpu"))
     torch.save(weights(run_steps(tiny_trainer(*BOTH, rank=rank, world=world, **EXACT), 3)), out / f"rank{rank}.pt")
-    torch.distributed.destroy_process_group()
+    reduce.leave()
 
 
 def test_two_processes_are_one(tmp_path):

@@ -23,7 +23,7 @@ from ..metrics._evaluate import planned as planned_evaluation
 from ..metrics._protocols import protocol, resolve
 from ..metrics._session import REALS
 from ..metrics._sets import as_trained
-from ..metrics._world import Stopped
+from ..metrics._world import Stopped, World
 from . import checkpoint, reduce
 from .log import duration, r_v, read
 
@@ -172,10 +172,11 @@ class Evaluation:
     def _evaluated(self, model: Model, names: list[str]) -> dict[str, dict[str, Any]]:
         found: dict[str, dict[str, Any]] = {}
         elsewhere = [name for name in names if self._by_others(name)]
-        for some, reals in (([n for n in names if n not in elsewhere], lambda: self.trainer.dataset), (elsewhere, lambda: self._others(model))):
+        with World.here().together():                     # each process reads them for itself, and one may fail alone
+            heldout, others = self._heldout(model), self._others(model) if elsewhere else None
+        for some, reals in (([n for n in names if n not in elsewhere], self.trainer.dataset), (elsewhere, others)):
             if some:
-                found |= evaluate(model, reals(), some, self.samples, heldout=self._heldout(model), device=self.trainer.device,
-                                  progress=self._progress)
+                found |= evaluate(model, reals, some, self.samples, heldout=heldout, device=self.trainer.device, progress=self._progress)
         return {name: found[name] for name in names}
 
     def _by_others(self, name: str) -> bool:
