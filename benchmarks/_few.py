@@ -23,8 +23,8 @@ from handful import data
 from handful.errors import HandfulError
 from handful.files import load_checkpoint, write_text
 from handful.rng import Rng, derive
-from handful.train.log import read
-from handful.train.loop import Trainer
+from handful.training.log import read
+from handful.training.trainer import Trainer
 from ledger import record
 
 Variants = Mapping[str, tuple[str, tuple[str, ...]]]          # name: what it is called, and its settings

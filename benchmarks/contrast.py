@@ -23,9 +23,9 @@ import torch
 from handful import catalog, config
 from handful.data import Dataset
 from handful.ops.memory import keep_freed_memory
-from handful.train import choose
-from handful.train.loop import Trainer
-from handful.train.plan import Phase
+from handful.training import choose
+from handful.training.phases import Phase
+from handful.training.trainer import Trainer
 
 RESOLUTION, BATCH = {"stylegan2_auto": 64}, {"stylegan2_auto": 4}
 CASES = {"insgen, released": {"use": "insgen"}, "insgen, shared": {"use": "insgen", "mode": "shared"},

@@ -17,8 +17,8 @@ import torch
 from handful import catalog, config, data
 from handful.ops.memory import keep_freed_memory
 from handful.seam import Context
-from handful.train import choose
-from handful.train.loop import Trainer
+from handful.training import choose
+from handful.training.trainer import Trainer
 from ledger import record
 
 

@@ -22,9 +22,9 @@ from handful import catalog, config
 from handful.infer.model import generator_of
 from handful.ops.memory import keep_freed_memory
 from handful.rng import Rng
-from handful.train import choose
-from handful.train.fit import memory_gb
-from handful.train.passes import DTYPES
+from handful.training import choose
+from handful.training.loop import memory_gb
+from handful.training.networks import DTYPES
 from ledger import record
 from train_step import plain_convolution, wait
 

@@ -23,8 +23,8 @@ import torch
 from handful import catalog, config
 from handful.data import Dataset
 from handful.ops.memory import keep_freed_memory
-from handful.train import choose
-from handful.train.loop import Trainer
+from handful.training import choose
+from handful.training.trainer import Trainer
 
 BATCH = {"biggan_cifar": 4}
 TERMS = {"r1": {"at": "x_in"}, "r1_by_x": {"use": "r1"}, "r2": {"at": "x_in"}, "diggan": {}, "gradient_penalty": {}, "dragan": {}, "consistency": {},

@@ -5,7 +5,7 @@
 
 Each setting is a process of its own, since the way of waiting (OMP_WAIT_POLICY) is read when torch is loaded: every number of threads from one to the
 cores, fixed, waiting as the system has it by default (actively, for a while) and passively; and `chosen`, where the process finds the number as
-`handful train` does (`train/threads.py`). The settings take turns, --rounds times, and the median counts. A busy program computes with one thread
+`handful train` does (`training/threads.py`). The settings take turns, --rounds times, and the median counts. A busy program computes with one thread
 and never waits.
 """
 
@@ -36,7 +36,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.worker is not None:
         return work(args.recipe, int(args.worker), args.seconds)
-    from handful.train.threads import usable
+    from handful.training.threads import usable
 
     fixed = [(str(n), policy) for n in range(1, usable() + 1) for policy in POLICIES]
     settings = [*fixed, ("0", "default")]
@@ -80,9 +80,9 @@ def work(recipe: str, threads: int, seconds: float) -> None:
     from handful import catalog, config
     from handful.data import Dataset
     from handful.ops.memory import keep_freed_memory
-    from handful.train import choose
-    from handful.train import threads as threads_module
-    from handful.train.loop import Trainer
+    from handful.training import choose
+    from handful.training import threads as threads_module
+    from handful.training.trainer import Trainer
 
     keep_freed_memory()
     tree = catalog.load("recipes", recipe)(resolution=None, count=100, device="cpu", num_classes=0, batch=None)

@@ -59,9 +59,9 @@ def measure(recipe: str, args: argparse.Namespace) -> dict:
     from handful import catalog, config
     from handful.data import Dataset
     from handful.ops.memory import keep_freed_memory
-    from handful.train import choose
-    from handful.train.fit import memory_gb
-    from handful.train.loop import Trainer
+    from handful.training import choose
+    from handful.training.loop import memory_gb
+    from handful.training.trainer import Trainer
 
     keep_freed_memory()                                       # as the trainer does
     if args.threads:
@@ -188,7 +188,7 @@ def watch(trainer, phases, device) -> dict[str, float]:
     device at each end, so these sums serve for shares alone."""
     import torch
 
-    from handful.train import ema
+    from handful.training import ema
 
     spent: dict[str, float] = defaultdict(float)
     depth = [0]

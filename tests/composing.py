@@ -17,8 +17,8 @@ from torch import Tensor
 
 from handful import catalog
 from handful.errors import HandfulError
-from handful.train import choose
-from handful.train.loop import Trainer
+from handful.training import choose
+from handful.training.trainer import Trainer
 from making import NARROW, TERMS_NEED, noise_set, run_steps, tiny_config
 
 STEPS, SIDE, IMAGES, BATCH, CLASSES = 2, 32, 24, 4, 3

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from handful.rng import Rng
 from handful.seam import Discriminator, Judged, Result, Term
-from handful.train.passes import LiveNets
+from handful.training.networks import LiveNets
 from tiny import context, look
 
 

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save
 
 from handful import config as config_module
-from handful.train import checkpoint
+from handful.training import checkpoint
 from making import tiny_trainer
 
 MARK = "was_here"

@@ -13,7 +13,7 @@ from PIL import Image
 
 from handful import config
 from handful.data import Dataset
-from handful.train.loop import Trainer
+from handful.training.trainer import Trainer
 
 TINY = {"data": {"resolution": 16}, "g": {"use": "tiny:TinyG"}, "d": {"use": "tiny:TinyD"}, "loss": {"use": "non_saturating"},
         "augment": {"use": "none"}, "train": {"batch": 8, "kimg": 0.08}, "ema": {"decay": 0.9}}

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from handful.train import accuracy
-from handful.train.accuracy import Accuracy
-from handful.train.report import write_report
+from handful.training import accuracy
+from handful.training.accuracy import Accuracy
+from handful.training.report import write_report
 from making import NARROW, noise_set, run_steps, tiny_trainer, weights
 from runs import TINY, command
 

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import flop_registry
 
 from handful import catalog, config
 from handful.recipes import _comparisons, _stylegan2, stylegan2_auto
-from handful.train.choose import targets
+from handful.training.choose import targets
 from making import noise_set, run_steps, tiny_trainer
 
 NAMED = ("stylegan2", "paper256", "paper512", "paper1024", "cifar")
@@ -153,7 +153,7 @@ class Flops(TorchDispatchMode):
 @pytest.mark.parametrize("side, full, gflop", [(32, 99.3, 1.60), (64, 204.6, 3.26), (128, 302.6, 4.87)])
 def test_narrow_recipes_do_the_work_they_say(side, full, gflop):
     """full: counted likewise for cifar and for auto at 64 and 128 pixels. Lazy phases count by their share of the iterations."""
-    from handful.train.loop import Trainer
+    from handful.training.trainer import Trainer
 
     parsed = configured(f"stylegan2_{side}_narrow", "augment=none", "terms.ada_controller=null", "train.batch=4")
     trainer, work = Trainer(parsed, noise_set(8, resolution=side), torch.device("cpu")), []
@@ -171,7 +171,7 @@ def test_narrow_recipes_do_the_work_they_say(side, full, gflop):
 
 
 def test_a_narrow_recipe_trains():
-    from handful.train.loop import Trainer
+    from handful.training.trainer import Trainer
 
     trainer = run_steps(Trainer(configured("stylegan2_32_narrow"), noise_set(24, resolution=32), torch.device("cpu")), 5)
     logged = trainer.take_log()

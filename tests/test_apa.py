@@ -130,13 +130,13 @@ def test_another_batch_of_gs_step_mixes_alike_however_it_is_cut():
 
 def work(out: Path) -> None:
     """What each of two processes runs."""
-    from handful.train import reduce
+    from handful.training import distributed
 
     torch.set_num_threads(1)
-    rank, world = reduce.start(torch.device("cpu"))
+    rank, world = distributed.start(torch.device("cpu"))
     trainer = run_steps(tiny_trainer(*MOVED, rank=rank, world=world, **USE), 4)
     torch.save({"weights": weights(trainer), "p": trainer.nets.augment.p}, out / f"rank{rank}.pt")
-    reduce.leave()
+    distributed.leave()
 
 
 def test_two_processes_mix_as_one(tmp_path):

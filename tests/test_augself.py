@@ -18,7 +18,7 @@ from handful.rng import Rng
 from handful.seam import Augmented, Context, Judged, Pass, View
 from handful.terms import AugSelf
 from handful.terms.augself import error, targets
-from handful.train.passes import LiveNets
+from handful.training.networks import LiveNets
 from making import noise_set, run_steps, tiny_trainer, weights
 from tiny import TinyD, TinyG
 

@@ -25,8 +25,8 @@ from handful.ops.poolconv import averaged, poolconv
 from handful.ops.zeroconv import zeroconv
 from handful.rng import Rng, derive
 from handful.seam import FeatureInfo
-from handful.train.ema import standing
-from handful.train.fit import sampler
+from handful.training.ema import standing
+from handful.training.loop import sampler
 from making import noise_set, run_steps, tiny_trainer
 
 RNG = Rng(0)

@@ -7,8 +7,8 @@ import torch
 
 from handful import HandfulError, config
 from handful.data import Scan
-from handful.train.choose import ADA_KIMG, choose, estimate
-from handful.train.run import train
+from handful.training.choose import ADA_KIMG, choose, estimate
+from handful.training.run import train
 from making import picture_folder, tiny_config
 
 
@@ -43,7 +43,7 @@ def test_a_size_that_no_recipe_has_is_refused_before_the_images_are_read():
 @pytest.mark.parametrize("more", [["data.holdout=0.1", "train.batch=2"], ["data.holdout=0.5", "data.groups=^(.)"],
                                   ["data.holdout=0.2", "augment=test_seam:Mirror", "terms.ada_controller.statistic=r_v"]])
 def test_an_estimate_needs_no_real_images(more):
-    from handful.train.choose import estimate
+    from handful.training.choose import estimate
     from making import tiny_config
 
     assert estimate(tiny_config(*more, "terms.r1.every=4", "terms.r1.own_step=true"), torch.device("cpu")).images_per_sec > 0

@@ -125,7 +125,7 @@ def test_the_controller_moves_what_the_method_put_into_d(name):
 
 def narrow_trainer(row: _tables.Row, *more: str):
     """A row's setting at 32 pixels, narrow."""
-    from handful.train.loop import Trainer
+    from handful.training.trainer import Trainer
 
     lines = ["data.resolution=32", "train.batch=4", "train.micro_batch=null", "d.minibatch_group=4"]
     lines += [f"{net}.{k}={v}" for net in "gd" for k, v in NARROW["stylegan2"][net].items() if (net, k) != ("g", "mapping_layers")]

@@ -20,7 +20,7 @@ from handful.rng import Rng
 from handful.seam import Augmented, Context, Discriminator, Generated, Generator, Judged, Pass, View
 from handful.terms import BCR, ZCR, Rotation
 from handful.terms._views import judged, shown
-from handful.train.passes import LiveNets
+from handful.training.networks import LiveNets
 from making import noise_set, of_two_processes, run_steps, tiny_trainer, weights
 from tiny import TinyD, TinyG
 
@@ -526,13 +526,13 @@ EPS = ["optim_g.eps=1e-3", "optim_d.eps=1e-3"]                  # Adam must not 
 
 def work(out: Path) -> None:
     """What each rank runs under torchrun."""
-    from handful.train import reduce
+    from handful.training import distributed
 
     torch.set_num_threads(1)
-    rank, world = reduce.start(torch.device("cpu"))
+    rank, world = distributed.start(torch.device("cpu"))
     trainer = run_steps(tiny_trainer(*ALL, *EPS, rank=rank, world=world, g={"use": "tiny:TinyG", "noise": 0.1}), 3)
     torch.save({"weights": weights(trainer)}, out / f"rank{rank}.pt")
-    reduce.leave()
+    distributed.leave()
 
 
 def test_two_processes_and_micro_batches_are_one_batch(tmp_path):

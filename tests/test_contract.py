@@ -13,7 +13,7 @@ from handful import catalog, config
 from handful.catalog import Use
 from handful.data import Dataset
 from handful.rng import Rng
-from handful.train.loop import Trainer
+from handful.training.trainer import Trainer
 from making import NARROW, TERMS_NEED, noise_set, run_steps, tiny_config, tiny_trainer, weights
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -215,7 +215,7 @@ def recipe_config(name: str, *settings: str) -> config.Config:
 def test_recipe_is_a_full_configuration_with_targets_as_data(name):
     parsed = recipe_config(name)
     assert config.dumps(config.parse(config.to_tree(parsed))) == config.dumps(parsed)
-    from handful.train.choose import targets
+    from handful.training.choose import targets
 
     for target in targets(name):
         assert target["value"] >= 0 and target["protocol"] and target["cost"] and "/" in target["table"]

@@ -217,12 +217,12 @@ SHARED = ["terms.diggan.pairing=same_class", "terms.consistency.weight=1", "term
 
 
 def work(out: Path) -> None:
-    from handful.train import reduce
+    from handful.training import distributed
 
     torch.set_num_threads(1)
-    rank, world = reduce.start(torch.device("cpu"))
+    rank, world = distributed.start(torch.device("cpu"))
     torch.save(weights(run_steps(tiny_trainer(*SHARED, dataset=noise_set(classes=3), rank=rank, world=world), 3)), out / f"rank{rank}.pt")
-    reduce.leave()
+    distributed.leave()
 
 
 # --------------------------------------------------------------------------------------------------------- its place in the step

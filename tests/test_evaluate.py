@@ -641,7 +641,7 @@ def failures() -> list[list[str]]:
 
 def work(out: Path) -> None:
     """What each rank runs under torchrun."""
-    from handful.train import reduce
+    from handful.training import distributed
 
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo")
@@ -651,7 +651,7 @@ def work(out: Path) -> None:
         found["alone"] = scores(True)                        # nobody else is there to answer
     (out / f"rank{rank}.json").write_text(json.dumps(found))
     torch.distributed.barrier()
-    reduce.leave()
+    distributed.leave()
 
 
 def test_two_processes_give_the_value_of_one(tmp_path):

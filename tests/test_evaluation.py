@@ -10,8 +10,8 @@ import torch
 
 import handful
 from handful.errors import HandfulError
-from handful.train import evaluation
-from handful.train.evaluation import Alarm, overfitting
+from handful.training import evaluation
+from handful.training.evaluation import Alarm, overfitting
 from making import picture_folder
 from test_run import TINY_SETTINGS, refused
 
@@ -161,8 +161,8 @@ def test_what_counts_as_overfitting(logged, says):
 
 def test_every_run_logs_how_far_d_overfits(tmp_path):
     """r_t is the mean sign of D's logits on reals, as the controller of ADA counts it; r_v the ratio of means, where held-out images were seen."""
-    from handful.train import log as log_module
-    from handful.train.report import main_charts
+    from handful.training import log as log_module
+    from handful.training.report import main_charts
     from making import noise_set, run_steps, tiny_trainer, weights
 
     more = {"augment": {"use": "ada", "p": 0.1}}

@@ -14,7 +14,7 @@ from handful import data
 from handful.data import Dataset
 from handful.data.loading import load_for
 from handful.errors import HandfulError, UsageError
-from handful.train.loop import Trainer
+from handful.training.trainer import Trainer
 from making import noise_set, tiny_config
 
 

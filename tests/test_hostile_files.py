@@ -273,7 +273,7 @@ def test_permission_is_never_called_damage(sound, tmp_path, monkeypatch, capsys)
     import shutil
 
     import handful.files
-    from handful.train import checkpoint
+    from handful.training import checkpoint
 
     monkeypatch.chdir(tmp_path)
     shutil.copytree(sound, "run")

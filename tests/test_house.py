@@ -23,9 +23,9 @@ GROUND = {"errors", "files", "tensors", "fetch", "unpickle", "rng", "seam", "cat
 MAY_IMPORT = {                                           # room -> rooms it may import; everything on the ground floor is free
     "ops": set(), "features": set(), "nn": {"ops"}, "arch": {"nn", "ops"}, "data": set(), "augment": {"ops"}, "losses": set(),
     "terms": {"features", "nn", "ops"}, "recipes": set(), "infer": set(),
-    "interop": set(), "metrics": {"infer", "features", "data", "nn"}, "train": {"data", "features", "infer", "metrics", "nn", "ops", "recipes"},
-    "reproduce": {"train", "infer", "metrics", "features", "recipes"},
-    "cli": {"train", "infer", "metrics", "data", "features", "recipes", "reproduce"}}
+    "interop": set(), "metrics": {"infer", "features", "data", "nn"}, "training": {"data", "features", "infer", "metrics", "nn", "ops", "recipes"},
+    "reproduce": {"training", "infer", "metrics", "features", "recipes"},
+    "cli": {"training", "infer", "metrics", "data", "features", "recipes", "reproduce"}}
 GROUND_ORDER = {"errors": set(), "files": {"errors"}, "fetch": {"errors"}, "unpickle": {"errors"}, "rng": set(), "seam": {"rng"},
                 "tensors": {"errors", "files"}, "catalog": {"errors", "seam"}, "config": {"catalog", "errors", "files"},
                 "_lazy": {"catalog", "errors"}}

@@ -414,13 +414,13 @@ def in_processes(name: str, **where: int):
 
 def work(out: Path) -> None:
     """What each rank runs."""
-    from handful.train import reduce
+    from handful.training import distributed
 
     torch.set_num_threads(1)
-    rank, world = reduce.start(torch.device("cpu"))
+    rank, world = distributed.start(torch.device("cpu"))
     trained = {name: in_processes(name, rank=rank, world=world) for name in PROCESSES}
     torch.save({name: {"all": weights(t), "term": t.terms[name].state_dict()} for name, t in trained.items()}, out / f"rank{rank}.pt")
-    reduce.leave()
+    distributed.leave()
 
 
 def test_two_processes_hold_one_queue(tmp_path):

@@ -214,7 +214,7 @@ def test_every_published_figure_is_a_target(table, figures):
                          ids=lambda r: f"{r.table}-{r.name}".replace(" ", "_"))
 def test_every_kind_of_row_trains(row):
     """Two iterations of a narrow form: finite, its losses logged, p on its line."""
-    from handful.train.loop import Trainer
+    from handful.training.trainer import Trainer
 
     lines = ["data.resolution=32", "train.batch=8", "train.micro_batch=4", "d.minibatch_group=4"]
     lines += ["terms.ada_controller.interval=1"] if "ada_controller" in configured(row.recipe, row.settings).terms else []

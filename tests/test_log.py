@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from handful.errors import HandfulError
-from handful.train import log as log_module
-from handful.train.log import Log, duration, read, rewind, status
+from handful.training import log as log_module
+from handful.training.log import Log, duration, read, rewind, status
 
 
 class Clock:

@@ -24,8 +24,8 @@ from handful.metrics import _search as search
 from handful.metrics import nearest
 from handful.metrics._nearest_sheet import sheet
 from handful.metrics._search import Found, Images
-from handful.train.checkpoint import save_model
-from handful.train.report import write_report
+from handful.training.checkpoint import save_model
+from handful.training.report import write_report
 from making import picture_folder, tiny_config, tiny_trainer
 
 

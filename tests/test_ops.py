@@ -190,8 +190,8 @@ for f, scale in ((loss, 1), (lambda y: penalty(y, mine), 4)):
         dist.all_reduce(a)
         assert torch.allclose(a / 2 if scale == 1 else a, b * scale), (scale, a, b)
 print("same")
-from handful.train import reduce
-reduce.leave()
+from handful.training import distributed
+distributed.leave()
 """
 
 

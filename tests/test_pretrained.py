@@ -13,8 +13,8 @@ import torch
 from handful import HandfulError, fetch
 from handful.catalog import Use
 from handful.features import weights
-from handful.train import pretrained
-from handful.train.pretrained import settle
+from handful.training import pretrained
+from handful.training.pretrained import settle
 from making import tiny_config
 from runs import TINY, command, refused
 

@@ -23,10 +23,10 @@ OVER = {"augment": {"use": "diffaug", "policy": "color,translation,cutout"}, "g"
 
 def work(out: Path) -> None:
     """What each rank runs under torchrun."""
-    from handful.train import ema, reduce
+    from handful.training import distributed, ema
 
     torch.set_num_threads(1)
-    rank, world = reduce.start(torch.device("cpu"))
+    rank, world = distributed.start(torch.device("cpu"))
     trainer = run_steps(tiny_trainer(*SETTINGS, rank=rank, world=world, **OVER), 4)
     synced = tiny_trainer("data.resolution=64", dataset=noise_set(resolution=64), rank=rank, world=world, optim_g={"eps": 1e-3},
                           optim_d={"eps": 1e-3}, **FASTGAN)
@@ -39,13 +39,13 @@ def work(out: Path) -> None:
     styled = run_steps(tiny_trainer(*STYLED, dataset=noise_set(resolution=32, classes=3), rank=rank, world=world, **STYLEGAN2), 4)
     torch.save({"tiny": weights(trainer), "log": trainer.take_log(), "fastgan": weights(synced), "plain": weights(plain), "styled": weights(styled),
                 "p": styled.nets.augment.p, "unread": unread(out, rank, world)}, out / f"rank{rank}.pt")
-    reduce.leave()
+    distributed.leave()
 
 
 def unread(out: Path, rank: int, world: int) -> list[str]:
     """What is said where one process alone can't read the images to score against."""
     from handful.infer.model import Model
-    from handful.train.evaluation import Evaluation
+    from handful.training.evaluation import Evaluation
 
     said: list[str] = []
     against = picture_folder(out / f"only{rank}") if rank == 0 else out / "nothing"

@@ -12,7 +12,7 @@ from handful import catalog, config
 from handful.arch.r3gan import Discriminator, Generator
 from handful.errors import HandfulError, UsageError
 from handful.rng import Rng
-from handful.train.loop import Trainer
+from handful.training.trainer import Trainer
 from making import noise_set, run_steps, tiny_trainer, weights
 
 SMALL = dict(width=8, full_side=8, group_size=4, blocks=2)

@@ -13,7 +13,7 @@ from handful import catalog, config
 from handful.recipes import _diggan
 from handful.reproduce import _tables
 from handful.reproduce._job import configured
-from handful.train.ema import decay
+from handful.training.ema import decay
 
 SPECS = Path(__file__).parents[1].parent / "shared" / "specs"
 PUBLISHED = ("biggan_cifar", "biggan_tiny", "biggan_cub", "biggan_imagenet", "sngan_cifar", "stylegan2_diffaug_cifar", "stylegan2_diffaug_fewshot")
@@ -122,7 +122,7 @@ def test_the_average_of_biggan_starts_at_iteration_1000():
 
 
 def test_the_learning_rate_of_sngan_falls_to_nothing():
-    from handful.train.optim import schedule
+    from handful.training.optim import schedule
 
     parsed = configured("sngan_cifar", ())
     adam = torch.optim.Adam([{"params": [torch.zeros(1)], "base_lr": parsed.optim_d.lr, "like": "d"}])
@@ -361,7 +361,7 @@ for _row in _tables.rows():
 @pytest.mark.parametrize("row", KINDS.values(), ids=lambda r: f"{r.table}-{r.name}-{r.data}".replace(" ", "_"))
 def test_every_kind_of_row_trains(row):
     """Two iterations of a narrow form with the row's terms, augmentation and schedule: finite, and G and D move."""
-    from handful.train.loop import Trainer
+    from handful.training.trainer import Trainer
     from making import noise_set, run_steps, weights
 
     whole = configured(row.recipe, row.settings)

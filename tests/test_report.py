@@ -16,9 +16,9 @@ from PIL import Image
 from handful import config as config_module
 from handful.errors import HandfulError, UsageError
 from handful.infer.grid import grid, near_square, save_image
-from handful.train import _chart, report
-from handful.train.log import Log
-from handful.train.report import write_report
+from handful.training import _chart, report
+from handful.training.log import Log
+from handful.training.report import write_report
 
 EVIL = "photos/<script>alert('x')</script>\"&amp;"
 

@@ -15,7 +15,7 @@ from handful.cli import group, run
 from handful.metrics._metric import Metric
 from handful.recipes._targets import Target
 from handful.reproduce import _job, _run, _show, _tables
-from handful.train.loop import Trainer
+from handful.training.trainer import Trainer
 from making import TINY, picture_folder
 
 

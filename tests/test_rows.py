@@ -294,7 +294,7 @@ def test_config_f_has_the_parameters_in_the_list_of_differences():
 @pytest.mark.parametrize("row", [r for r in _tables.table("fastgan/2") if r.recipe == "fastgan256" and r.data == "100-shot-obama"],
                          ids=lambda r: r.name.replace(" ", ""))
 def test_two_steps_of_every_part_of_fastgan(row):
-    from handful.train.loop import Trainer
+    from handful.training.trainer import Trainer
 
     lines = ["data.resolution=64", "train.batch=4", *(f"{net}.{k}={v}" for net, more in NARROW["fastgan"].items() for k, v in more.items())]
     parts = ["terms.reconstruction.loss=pixel"] if "reconstruction" in configured(row.recipe, row.settings).terms else []

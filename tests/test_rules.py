@@ -12,7 +12,7 @@ import handful
 from handful.metrics import evaluate
 from handful.reproduce import _job, _rules, _run, _show, _tables
 from handful.reproduce._job import Job
-from handful.train import checkpoint
+from handful.training import checkpoint
 from making import noise_set, tiny_trainer
 from test_evaluate import Projection, tiny_model
 
@@ -131,7 +131,7 @@ def test_a_dry_run_says_the_rule_and_what_scoring_costs(capsys, monkeypatch):
 
 def test_full_protocols_take_the_whole_set_in_a_run(tmp_path, monkeypatch):
     """Whatever subset is trained on; fid5k_train keeps the training images."""
-    from handful.train import evaluation
+    from handful.training import evaluation
     from making import picture_folder
 
     photos = picture_folder(tmp_path / "photos", 20, 16)
@@ -154,7 +154,7 @@ def test_full_protocols_take_the_whole_set_in_a_run(tmp_path, monkeypatch):
 
 
 def test_without_a_budget_every_score_is_affordable(tmp_path, monkeypatch):
-    from handful.train import evaluation
+    from handful.training import evaluation
 
     monkeypatch.setattr(evaluation, "available", lambda name: True)
     log = type("Log", (), {"say": print, "stage": lambda *_: None})

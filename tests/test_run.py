@@ -17,10 +17,10 @@ from PIL import Image
 import handful
 from handful import HandfulError, UsageError
 from handful.data import Dataset
-from handful.train import Run, checkpoint, choose
-from handful.train import fit as fit_module
-from handful.train import run as run_module
-from handful.train.loop import Trainer
+from handful.training import Run, checkpoint, choose
+from handful.training import loop as fit_module
+from handful.training import run as run_module
+from handful.training.trainer import Trainer
 from making import picture_folder, tiny_trainer, weights
 from runs import TINY, TINY_SETTINGS, command, load, refused, same, tensors
 
@@ -321,7 +321,7 @@ def test_a_class_for_a_model_without_classes(done, capsys):
 
 def test_half_precision_that_a_cpu_would_crawl_in_is_refused(photos, capsys, monkeypatch):
     assert "--precision fp16: CPUs compute it many times slower" in refused(capsys, "train", photos, *TINY, "--precision", "fp16")
-    monkeypatch.setattr("handful.train.choose.cpu_has_bf16", lambda: False)
+    monkeypatch.setattr("handful.training.choose.cpu_has_bf16", lambda: False)
     assert "--precision bf16: this CPU has no bf16 instructions" in refused(capsys, "train", photos, *TINY, "--precision", "bf16")
     assert not Path("runs").exists()
 
@@ -353,7 +353,7 @@ def test_a_run_that_breaks_goes_back_once_and_then_stops(photos, monkeypatch, ca
 
     with monkeypatch.context() as m:
         m.setattr(Trainer, "step", breaking)
-        m.setattr("handful.train.run.fit", fit)
+        m.setattr("handful.training.run.fit", fit)
         assert command("train", photos, "--out", "run", "--kimg", "0.2", *TINY) == 1
     out, err = capsys.readouterr()
     notes = [json.loads(line).get("note", "") for line in Path("run/log.jsonl").read_text().splitlines()]
@@ -385,7 +385,7 @@ def test_after_a_roll_back_a_run_still_resumes_bit_for_bit(photos, monkeypatch):
             self.nets.D.stem.weight.data.fill_(float("nan"))
 
     monkeypatch.setattr(Trainer, "step", breaking)
-    monkeypatch.setattr("handful.train.choose.estimate", lambda *args: choose.Estimate(1, 1, 1, ""))
+    monkeypatch.setattr("handful.training.choose.estimate", lambda *args: choose.Estimate(1, 1, 1, ""))
     how = dict(recipe="fastgan64_narrow", res=16, batch=4, device="cpu", quiet=True, settings=TINY_SETTINGS)
     handful.train(photos, out="whole", kimg=0.08, **how)
     handful.train(photos, out="parts", kimg=0.04, **how)

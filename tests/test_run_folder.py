@@ -21,9 +21,9 @@ import handful
 from handful import HandfulError, UsageError
 from handful.cli import group, run
 from handful.tensors import load_checkpoint
-from handful.train import checkpoint, folder
-from handful.train import fit as fit_module
-from handful.train.loop import Trainer
+from handful.training import checkpoint, folder
+from handful.training import loop as fit_module
+from handful.training.trainer import Trainer
 from making import picture_folder, tiny_trainer
 from runs import TINY, command, refused, same, tensors
 
@@ -249,7 +249,7 @@ def test_the_model_follows_the_umask_and_is_byte_reproducible(done, photos, tmp_
     mask = os.umask(0)
     os.umask(mask)
     assert (done / "model.safetensors").stat().st_mode & 0o777 == 0o666 & ~mask
-    script = ("import sys, handful; sys.path.insert(0, sys.argv[2]); from handful.train.checkpoint import save_model; from pathlib import Path;"
+    script = ("import sys, handful; sys.path.insert(0, sys.argv[2]); from handful.training.checkpoint import save_model; from pathlib import Path;"
               "m = handful.load(sys.argv[1], trust=['tiny']); save_model(Path('again.safetensors'), m.config, m.generator, m.images_seen)")
     for seed in ("1", "2", "3"):                                                     # Python's own hashes differ; so do the library's, always
         subprocess.run([sys.executable, "-c", script, str(done), str(Path(__file__).parent)], env={**ENV, "PYTHONHASHSEED": seed}, check=True)
@@ -327,7 +327,7 @@ def test_init_from_takes_one_snapshot_and_raw_g(done, photos, capsys):
 
 
 def test_a_bad_init_from_fails_before_the_data_is_read(photos, monkeypatch, capsys):
-    from handful.train import run as run_module
+    from handful.training import run as run_module
 
     monkeypatch.setattr(run_module.data, "scan", lambda *_, **__: pytest.fail("the data was read"))
     for bad in ("nowhere", "nowhere.pt", str(photos)):

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import handful
-from handful.train import choose, log, threads
-from handful.train.loop import Trainer
-from handful.train.threads import Watch, best, candidates, fixed, measure, measure_in_place
+from handful.training import choose, log, threads
+from handful.training.threads import Watch, best, candidates, fixed, measure, measure_in_place
+from handful.training.trainer import Trainer
 from making import run_steps, tiny_config, tiny_trainer, weights
 from runs import TINY, command, same, tensors
 

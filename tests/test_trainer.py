@@ -15,8 +15,9 @@ from handful import HandfulError, catalog
 from handful.rng import Rng, derive
 from handful.seam import Augment, Augmented, Context, Needs, Result, Term, View
 from handful.terms import R1, PathLength
-from handful.train import optim
-from handful.train.plan import Adversarial, lazy_correction, phases
+from handful.training import optim
+from handful.training.adversarial import Adversarial
+from handful.training.phases import lazy_correction, phases_of
 from making import noise_set, run_steps, tiny_config, tiny_trainer, weights
 
 DIFFAUG = {"augment": {"use": "diffaug", "policy": "color,translation,cutout"}}
@@ -30,14 +31,14 @@ def terms_of(**terms: Term) -> dict[str, Term]:
 
 
 def test_folded_lazy_term_is_multiplied_by_its_interval_and_joins_the_main_phase():
-    plan = phases(terms_of(r1=R1(1.0, every=4)), "dg")
+    plan = phases_of(terms_of(r1=R1(1.0, every=4)), "dg")
     assert [(p.side, p.names, p.every, p.main) for p in plan] == [("d", ("adv", "r1"), 1, True), ("g", ("adv",), 1, True)]
     assert plan[0].gain == {"adv": 1.0, "r1": 4.0}
     assert lazy_correction(plan, "d") == lazy_correction(plan, "g") == 1
 
 
 def test_own_step_is_a_phase_and_corrects_adam_once():
-    plan = phases(terms_of(r1=R1(1.0, every=16, own_step=True)), "gd")
+    plan = phases_of(terms_of(r1=R1(1.0, every=16, own_step=True)), "gd")
     assert [(p.side, p.names, p.every, p.main) for p in plan] == [
         ("g", ("adv",), 1, True), ("d", ("adv",), 1, True), ("d", ("r1",), 16, False)]
     assert lazy_correction(plan, "d") == pytest.approx(16 / 17)
@@ -47,7 +48,7 @@ def test_own_step_is_a_phase_and_corrects_adam_once():
 
 
 def test_two_own_steps_of_one_player_add_their_rates():
-    plan = phases(terms_of(a=R1(1.0, every=16, own_step=True), b=R1(1.0, every=4, own_step=True)), "dg")
+    plan = phases_of(terms_of(a=R1(1.0, every=16, own_step=True), b=R1(1.0, every=4, own_step=True)), "dg")
     k = 1 / (1 / 16 + 1 / 4)
     assert lazy_correction(plan, "d") == pytest.approx(k / (k + 1))
 
@@ -55,7 +56,7 @@ def test_two_own_steps_of_one_player_add_their_rates():
 def test_gain_of_a_release_replaces_the_interval():
     term = R1(1.0, every=4)
     term.gain = 1.0
-    assert phases(terms_of(r1=term), "dg")[0].gain["r1"] == 1.0
+    assert phases_of(terms_of(r1=term), "dg")[0].gain["r1"] == 1.0
 
 
 # ------------------------------------------------------------------------------------------- the loop beside one by hand
@@ -177,7 +178,7 @@ def test_shared_fakes_are_the_same_pictures_in_both_steps():
 
     trainer = tiny_trainer("train.share_fakes=true", **DIFFAUG)
     trainer.terms["watch"] = Watch()
-    trainer.plan = phases(trainer.terms, "dg")
+    trainer.plan = phases_of(trainer.terms, "dg")
     run_steps(trainer, 2)
     assert all(torch.equal(d, g) for d, g in seen.values()) and not torch.equal(seen[0][0], seen[8][0])
 
@@ -192,7 +193,7 @@ def test_touching_what_was_not_declared_names_the_line_to_add():
 
     trainer = tiny_trainer()
     trainer.terms["greedy"] = Greedy()
-    trainer.plan = phases(trainer.terms, "dg")
+    trainer.plan = phases_of(trainer.terms, "dg")
     with pytest.raises(RuntimeError, match="term 'greedy'.*add pixel_grad=True"):
         trainer.step()
 
@@ -207,7 +208,7 @@ def test_features_that_were_not_declared_name_the_line_to_add():
 
     trainer = tiny_trainer()
     trainer.terms["greedy"] = Greedy()
-    trainer.plan = phases(trainer.terms, "dg")
+    trainer.plan = phases_of(trainer.terms, "dg")
     with pytest.raises(RuntimeError, match=r"term 'greedy'.*add features=frozenset\(\{\"conv1\"\}\)"):
         trainer.step()
 
@@ -286,7 +287,7 @@ def test_augmentation_acts_where_it_is_told_to(where, changed):
         touched.clear()
         trainer = tiny_trainer(**DIFFAUG, train={"augment_at": where, "share_fakes": share})
         trainer.terms["watch"] = Watch()
-        trainer.plan = phases(trainer.terms, "dg")
+        trainer.plan = phases_of(trainer.terms, "dg")
         trainer.step()
         assert len(touched) == changed
 
@@ -319,7 +320,7 @@ def test_a_noisy_extra_pass_of_no_weight_leaves_even_batch_norm_alone():
 
     plain, more = narrow(), narrow()
     more.terms["noisy"] = Noisy()
-    more.plan = phases(more.terms, "dg")
+    more.plan = phases_of(more.terms, "dg")
     run_steps(plain, 2), run_steps(more, 2)
     assert torch.equal(weights(plain), weights(more))
 
@@ -348,7 +349,7 @@ def test_logits_reach_the_loss_in_full_precision():
 
     trainer = tiny_trainer(precision="bf16")
     trainer.terms["watch"] = Watch()
-    trainer.plan = phases(trainer.terms, "dg")
+    trainer.plan = phases_of(trainer.terms, "dg")
     trainer.step()
 
 
@@ -411,7 +412,7 @@ def test_non_finite_gradients_are_zeroed_and_counted():
 
     trainer = tiny_trainer()
     trainer.terms["broken"] = Broken()
-    trainer.plan = phases(trainer.terms, "dg")
+    trainer.plan = phases_of(trainer.terms, "dg")
     trainer.step()
     assert trainer.take_log()["d/bad_grads"] == 0
     run_steps(trainer, 3)
@@ -511,7 +512,7 @@ class Head(Term):
 
 
 def test_a_head_may_train_with_the_other_sides_settings():
-    plan = phases(terms_of(head=Head(), r1=R1(1.0, every=16, own_step=True), pl=PathLength(every=4, own_step=True)), "gd")
+    plan = phases_of(terms_of(head=Head(), r1=R1(1.0, every=16, own_step=True), pl=PathLength(every=4, own_step=True)), "gd")
     settings = tiny_config("optim_d.lr=0.002", "optim_g.lr=0.0025", "optim_g.betas=[0,0.99]")
     net, head = optim.build("d", torch.nn.Linear(2, 2), terms_of(head=Head()), {"g": settings.optim_g, "d": settings.optim_d}, plan).param_groups
     assert net["lr"] == pytest.approx(0.002 * 16 / 17)

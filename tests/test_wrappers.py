@@ -245,12 +245,12 @@ def test_both_at_once_and_the_controller_refuses_to_choose():
 
 def work(out: Path) -> None:
     """What each rank runs under torchrun."""
-    from handful.train import reduce
+    from handful.training import distributed
 
     torch.set_num_threads(1)
-    rank, world = reduce.start(torch.device("cpu"))
+    rank, world = distributed.start(torch.device("cpu"))
     torch.save(weights(run_steps(tiny_trainer(*BOTH, rank=rank, world=world, **EXACT), 3)), out / f"rank{rank}.pt")
-    reduce.leave()
+    distributed.leave()
 
 
 def test_two_processes_are_one(tmp_path):

@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 __all__ = ["HandfulError", "Model", "Run", "UsageError", "__version__", "evaluate", "load", "neighbours",
            "train"]
 
-_HOME = {"train": "handful.train", "Run": "handful.train", "load": "handful.infer", "Model": "handful.infer", "evaluate": "handful.metrics",
+_HOME = {"train": "handful.training", "Run": "handful.training", "load": "handful.infer", "Model": "handful.infer", "evaluate": "handful.metrics",
          "neighbours": "handful.metrics.nearest",
          "HandfulError": "handful.errors", "UsageError": "handful.errors"}
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .infer import Model, load
     from .metrics import evaluate
     from .metrics.nearest import neighbours
-    from .train import Run, train
+    from .training import Run, train
 
 
 def __getattr__(name: str):

@@ -68,8 +68,8 @@ def first_line(path: Path) -> str:
 def main(args: Sequence[str] | None = None) -> None:
     """The entry point: runs the command and leaves the process with its exit code."""
     code = run(group, sys.argv[1:] if args is None else args)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "handful.train.reduce" in sys.modules:
-        sys.modules["handful.train.reduce"].leave(code)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "handful.training.distributed" in sys.modules:
+        sys.modules["handful.training.distributed"].leave(code)
     sys.exit(code)
 
 

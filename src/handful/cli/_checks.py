@@ -42,7 +42,7 @@ def device() -> Iterator[Line]:
     import torch
 
     from ..infer.model import pick_device
-    from ..train.choose import compiles, cpu_has_bf16, precision
+    from ..training.choose import compiles, cpu_has_bf16, precision
 
     on = pick_device("auto")
     if on.type == "cpu":
@@ -75,7 +75,7 @@ def device() -> Iterator[Line]:
 def threads_and_memory() -> Iterator[Line]:
     import torch
 
-    from ..train.threads import usable as usable_cores
+    from ..training.threads import usable as usable_cores
 
     usable, used = usable_cores(), torch.get_num_threads()
     found = f"torch uses {used} of {usable} cores, {torch.backends.cpu.get_cpu_capability()}"

@@ -17,7 +17,7 @@ import click
 GRACE_SEC = 10                       # for the other processes to end when one has
 LAUNCHED = "HANDFUL_LAUNCHED"        # tells a process that whoever started it says which one was lost
 LOST = 75                            # exit code of one that only lost another
-SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")      # passed on; what a run does about them: train/fit.py
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")      # passed on; what a run does about them: training/loop.py
 
 
 def start_processes(count: int, args: Sequence[str]) -> int:

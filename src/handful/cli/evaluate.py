@@ -67,13 +67,13 @@ def joined(device: str) -> tuple[str, int]:
     import torch
 
     from handful.infer.model import pick_device
-    from handful.train import reduce
+    from handful.training import distributed
 
     chosen = pick_device(device)
     if chosen.type == "cuda" and chosen.index is None:
         chosen = pick_device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
         torch.cuda.set_device(chosen)
-    return str(chosen), reduce.start(chosen)[0]
+    return str(chosen), distributed.start(chosen)[0]
 
 
 def table(found: dict[str, dict]) -> list[str]:

@@ -54,7 +54,7 @@ def command(model, data, samples, seeds, by, out, json_file, device, trust):
         click.echo(f"note: {note}")
     click.echo(found.sentence)
     if is_run and folder == Path(model):
-        from handful.train.report import write_report
+        from handful.training.report import write_report
 
         written = (*written, write_report(folder, trust))
     click.echo("\n".join(map(str, written)))

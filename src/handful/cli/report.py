@@ -19,7 +19,7 @@ def command(run: Path, show: bool, trust: tuple[str, ...]) -> None:
 
     The file holds everything it shows and fetches nothing: send it, or copy it from a server.
     """
-    from ..train.report import write_report
+    from ..training.report import write_report
 
     check_run(run)
     path = write_report(run, trust)

@@ -45,7 +45,7 @@ def command(data, recipe, out, res, kimg, batch, seed, labels, device, gpus, pre
         return start_processes(gpus, sys.argv[1:])
     from handful.cli.data import progress_of
     from handful.files import in_shell
-    from handful.train import train
+    from handful.training import train
 
     with progress_of("reading the images") as reading:
         run = train(data, recipe, out, kimg, res=res, batch=batch, seed=seed, labels=labels, device=device, precision=precision, settings=settings,

@@ -18,7 +18,7 @@ Differs from the release:
 - D's first block begins without ReLU, which does nothing on images in [0, 1]; its 1x1 shortcuts run after the pooling, not before (they commute).
 - The first layer's outputs are ordered channel, row, column, not row, column, channel: a permutation, of interest to an importer alone.
 - Batch norm's variance is a mean of squared deviations (torch), not E[x^2] - E[x]^2: the same but for rounding.
-- Spectral norm's vectors in evaluation begin five iterations beyond the raw weights' (train/ema.py), so that few batches of statistics are sound
+- Spectral norm's vectors in evaluation begin five iterations beyond the raw weights' (training/ema.py), so that few batches of statistics are sound
   too; after 3200 they have converged either way. Since they go on iterating, a picture of a seed is the same to rounding, not bit for bit.
 - Adam's eps is added after the correction of the bias (torch), not before: it matters while second moments are as small as eps^2.
 - `handful reproduce` computes in fp32; there variables are float32, and products very probably bfloat16.

@@ -24,8 +24,8 @@ from ..infer.model import Model, generator_of, pick_device
 from ..metrics import evaluate
 from ..metrics._protocols import resolve
 from ..metrics._session import Progress
-from ..train import checkpoint, choose, train
-from ..train.log import duration, read
+from ..training import checkpoint, choose, train
+from ..training.log import duration, read
 from . import _tables
 from ._job import Job, differences, metric_of
 from ._tables import RESULT, value_of

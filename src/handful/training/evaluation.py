@@ -24,7 +24,7 @@ from ..metrics._protocols import protocol, resolve
 from ..metrics._session import REALS
 from ..metrics._sets import as_trained
 from ..metrics._world import Stopped, World
-from . import checkpoint, reduce
+from . import checkpoint, distributed
 from .log import duration, r_v, read
 
 FEW = 5000                        # images below which KID is trusted rather than FID
@@ -66,7 +66,7 @@ class Evaluation:
 
     def __init__(self, trainer, folder: Path, log, asked: Callable[[], bool] = lambda: False) -> None:
         self.trainer, self.folder, self.log, self.config, self.asked = trainer, folder, log, trainer.config, asked
-        self.names, line = reduce.from_first(planned(self.config), trainer.world)
+        self.names, line = distributed.from_first(planned(self.config), trainer.world)
         if line:
             log.say(line, trainer.images_seen)
         self.metrics = {name: resolve(name) for name in self.names}
@@ -98,13 +98,13 @@ class Evaluation:
         if not self.last and self.trainer.rank == 0:
             try:
                 self.last = self._expected()
-            except (Exception, Stopped):                  # whatever fails will fail in the evaluation, and is said there; a stop is fit's to act on
+            except (Exception, Stopped):                  # whatever fails will fail in the evaluation, and is said there; the loop obeys a stop
                 pass
         budget = self.config.evaluate.budget
         if budget is None:
             return True
         fits = self.trainer.scored_sec + self.last * (1 if last else 2) <= budget * sec
-        fits = bool(reduce.from_first(fits, self.trainer.world))
+        fits = bool(distributed.from_first(fits, self.trainer.world))
         if last and not fits and self._best_so_far() is None:
             self.log.say(f"no scores in so short a run: handful evaluate {in_shell(self.folder)} {in_shell(self.config.data.path)} --metrics "
                          f"{','.join(self.names)} --samples {self.samples} takes about "
@@ -119,7 +119,7 @@ class Evaluation:
         """Whether the run's last state was never scored, though there is something to score by: it was stopped, or killed, before it was."""
         images = self.trainer.images_seen
         scored = self.trainer.rank or any(m.get("images") == images for m in read(self.folder / "metrics.jsonl"))
-        return bool(self.names) and images > 0 and not reduce.from_first(scored, self.trainer.world)
+        return bool(self.names) and images > 0 and not distributed.from_first(scored, self.trainer.world)
 
     def score(self, model) -> bool:
         """Scores the averaged generator; True where it is the best so far. Raises Stopped."""

@@ -18,7 +18,7 @@ from ..config import Config, merge
 from ..data import Dataset, Scan
 from ..errors import HandfulError, UsageError
 from ..seam import Strength
-from . import reduce, threads
+from . import distributed, threads
 from .log import duration
 
 PROBE_SEC = 20.0                        # the estimate runs real steps, half of this
@@ -187,8 +187,8 @@ def estimate(config: Config, device: torch.device, rank: int = 0, world: int = 1
 
     All processes of a run take part, and take the same number of steps.
     """
-    from .fit import memory_gb
-    from .loop import Trainer
+    from .loop import memory_gb
+    from .trainer import Trainer
 
     t = config.train
     d = config.data
@@ -218,11 +218,11 @@ def estimate(config: Config, device: torch.device, rank: int = 0, world: int = 1
     timed(0)                                              # the first step loads code and grows memory: it doesn't count
     if device.type == "cpu" and used is None:
         whole = timed(1) * t.kimg * 1000 / (t.batch * t.d_steps)                   # an iteration without lazy phases, as most are
-        tried = threads.measure(lambda: timed(1), world, min(threads.SECONDS, threads.SHARE * reduce.from_first(whole, world)))
+        tried = threads.measure(lambda: timed(1), world, min(threads.SECONDS, threads.SHARE * distributed.from_first(whole, world)))
         used = threads.best(tried)
         torch.set_num_threads(used)
     times, started = [timed(1)], time.perf_counter()
-    while reduce.from_first(len(times) < 12 and time.perf_counter() - started < PROBE_SEC / 2, world):
+    while distributed.from_first(len(times) < 12 and time.perf_counter() - started < PROBE_SEC / 2, world):
         times.append(timed(1))
     per_step, slowest = median(times), sorted(times)[len(times) * 4 // 5]         # without the odd step that something else held up
     if lazy := [p.every for p in trainer.plan if not p.main]:

@@ -22,15 +22,15 @@ from ..files import in_shell, parse_json, read_bounded, write_text
 from ..infer.model import Model, load, pick_device
 from ..ops.memory import keep_freed_memory
 from ..tensors import read_header
-from . import checkpoint, choose, evaluation, reduce
+from . import checkpoint, choose, distributed, evaluation
 from . import log as log_module
 from . import threads as threads_module
-from .fit import fit, to_images
 from .folder import Owner, empty, free_name, has_checkpoints, make, must_be_free, own
+from .init_from import Start, check_state, fine_tuning, starting_from
 from .log import Log, duration
-from .loop import Trainer
+from .loop import fit, to_images
 from .pretrained import settle
-from .starting import Start, check_state, fine_tuning, starting_from
+from .trainer import Trainer
 
 ADA = tuple(f"terms.ada_controller.{k}" for k in ("target", "kimg", "interval", "max_p"))
 MAY_CHANGE = (*ADA, "train.kimg", "train.micro_batch", "train.precision", "train.compile", "train.threads", "train.threads_fixed", "train.guard_kimg",
@@ -128,7 +128,7 @@ def train(path: str | os.PathLike | None = None, recipe: str = "auto", out: str 
         on, rank, world = _join(device)
         wish = _Wish(lines, recipe, None if out is None else Path(out), init_from, frozenset(trust), dry_run, report, quiet,
                      say if rank == 0 else (lambda line: None), reading if rank == 0 else None, on, rank, world)
-        if auto and reduce.from_first(has_checkpoints(wish.out), world):
+        if auto and distributed.from_first(has_checkpoints(wish.out), world):
             return _resume(wish.out, wish, _same_recipe)
         return _resume(Path(resume), wish) if resume is not None and not auto else _start(wish)
     finally:
@@ -209,7 +209,7 @@ def _start(wish: _Wish) -> Run:
             must_be_free(folder)                          # another process may have been here meanwhile
             empty(folder)
             write_text(folder / "config.json", config_module.dumps(config))
-        return _run(trainer, reduce.from_first(folder, world), 0.0, wish, owner, {})
+        return _run(trainer, distributed.from_first(folder, world), 0.0, wish, owner, {})
 
 
 def _resume(folder: Path, wish: _Wish, check: Callable[[Config, _Wish, Path], None] | None = None) -> Run:
@@ -252,7 +252,7 @@ def _go_on(folder: Path, wish: _Wish, check: Callable[[Config, _Wish, Path], Non
     asked = any(line.partition("=")[0] == "train.threads" for line in wish.lines)
     _as_before(trainer, state["progress"], asked, say)
     del state                                            # it would stay in memory for the whole run
-    changes = reduce.from_first(log_module.changes_of_threads(folder, images), world)          # before the first process rewinds the log
+    changes = distributed.from_first(log_module.changes_of_threads(folder, images), world)          # before the first process rewinds the log
     if rank == 0:
         log_module.rewind(folder, images)
         write_text(folder / "config.json", config_module.dumps(config))
@@ -380,7 +380,7 @@ def _join(device_name: str) -> tuple[torch.device, int, int]:
         torch.cuda.set_device(device)
     elif device.type == "cpu":
         keep_freed_memory()
-    return device, *reduce.start(device)
+    return device, *distributed.start(device)
 
 
 class _Silent:

@@ -12,7 +12,7 @@ from ..config import Config, Optim
 from ..errors import HandfulError
 from ..files import first_line
 from ..seam import OptimConfig, Side, Term
-from .plan import Phase, lazy_correction
+from .phases import Phase, lazy_correction
 
 
 def build(side: Side, net: nn.Module, terms: Mapping[str, Term], settings: Mapping[Side, Optim], plan: list[Phase]) -> torch.optim.Adam:

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from . import reduce
+from . import distributed
 
 if TYPE_CHECKING:
-    from .loop import Trainer
+    from .trainer import Trainer
 
 SECONDS, SHARE = 6.0, 0.02           # for all trials together, and of the time that the run will take
 LEAST = 3                            # steps of each number that count, where they are not very long
@@ -67,19 +67,19 @@ def measure(step: Callable[[], float], world: int = 1, seconds: float = SECONDS)
         for _ in range(2):
             timed(n)
         del tried[n][0]
-        times = reduce.from_first({k: median(v) for k, v in tried.items()}, world)
+        times = distributed.from_first({k: median(v) for k, v in tried.items()}, world)
         if times[n] > HOPELESS * min(times.values()):
             break
     started, rounds = time.perf_counter(), 1
-    while reduce.from_first(time.perf_counter() - started < seconds * (2 if rounds < LEAST else 1), world):
-        times = reduce.from_first({k: median(v) for k, v in tried.items()}, world)
+    while distributed.from_first(time.perf_counter() - started < seconds * (2 if rounds < LEAST else 1), world):
+        times = distributed.from_first({k: median(v) for k, v in tried.items()}, world)
         alive = [n for n, sec in times.items() if sec <= HOPELESS * min(times.values())]
         if len(alive) == 1 and rounds >= LEAST:
             break
         for n in alive:
             timed(n)
         rounds += 1
-    return reduce.from_first({k: median(v) for k, v in tried.items()}, world)
+    return distributed.from_first({k: median(v) for k, v in tried.items()}, world)
 
 
 def measure_in_place(trainer: Trainer) -> dict[int, float]:

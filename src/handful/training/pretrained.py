@@ -9,7 +9,7 @@ from ..config import Config
 from ..errors import HandfulError, UsageError
 from ..features import available, weights
 from ..seam import Term
-from . import reduce
+from . import distributed
 
 
 def settle(config: Config, say: Callable[[str], None], *, may_do_without: bool, dry_run: bool, rank: int, world: int) -> Config:
@@ -26,11 +26,11 @@ def settle(config: Config, say: Callable[[str], None], *, may_do_without: bool, 
             continue
         if not isinstance(term, Term) or not term.pretrained:
             continue
-        missing = reduce.from_first([network for network in term.pretrained if not available(network)], world)
+        missing = distributed.from_first([network for network in term.pretrained if not available(network)], world)
         if missing and dry_run:
             say(f"terms.{name}: the run would first fetch the weights '{missing[0]}', which are not on this machine")
             continue
-        refused = {network: reduce.from_first(_fetched(network, say) if rank == 0 else None, world) for network in missing}
+        refused = {network: distributed.from_first(_fetched(network, say) if rank == 0 else None, world) for network in missing}
         for network, why in refused.items():
             if why and not (may_do_without and term.settled(())):
                 raise HandfulError(f"terms.{name} compares with the weights '{network}', which are not on this machine ({why}): handful weights get "

@@ -1,4 +1,4 @@
-"""The trainer: one iteration, from reals and latents to stepped networks. Everything around the step is in `fit.py`."""
+"""The trainer: one iteration, from reals and latents to stepped networks. Everything around the step is in `loop.py`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from ..data import Dataset, Sampler
 from ..errors import HandfulError, UsageError
 from ..rng import Rng, derive
 from ..seam import CONTROLS_AUGMENT, CONTROLS_D, Context, Discriminator, Facts, Generator, Needs, Pass, Side, Term, Wrapper
-from . import ema, optim, reduce
-from .passes import LiveNets
-from .plan import ADVERSARIAL, Adversarial, Phase, phases, union
-from .shared import Part, SharedPasses
+from . import distributed, ema, optim
+from .adversarial import ADVERSARIAL, Adversarial
+from .networks import LiveNets
+from .passes import Part, SharedPasses
+from .phases import Phase, phases_of, union
 
 # Keeps small fp16 gradients out of the subnormal range; undone before the guard. Not in steps that terms have of their own: second-order
 # gradients are large enough, and path length overflowed.
@@ -59,7 +60,7 @@ class Trainer:
         if average is not None:
             self.nets.G_ema.load_state_dict(average)
         self.terms = nn.ModuleDict(self._terms(methods))
-        self.plan = phases(self.terms, config.train.order)
+        self.plan = phases_of(self.terms, config.train.order)
         self._check()
         self.optim = {
             side: optim.build(side, net, self.terms, {"g": config.optim_g, "d": config.optim_d}, self.plan)
@@ -68,7 +69,7 @@ class Trainer:
         self.images_seen = self.iteration = 0
         self.scored_sec = 0.0                             # spent on scores, in all sessions
         self.detours = 0                                  # roll-backs so far: each goes on with other latents and augmentations
-        self.settled_at: int | None = None                # the iteration whose average has been made ready to sample from (fit.sampler)
+        self.settled_at: int | None = None                # the iteration whose average has been made ready to sample from (loop.sampler)
         self.threads: int | None = None                   # that it computes with on a CPU, where whoever runs the loop has set them
         # Said aloud by whoever runs the loop.
         self.notes = [n for part in (self.nets.augment, *self.terms.values()) for n in getattr(part, "notes", ())]
@@ -213,12 +214,12 @@ class Trainer:
         sums, gather = done
         optimiser = self.optim[phase.side]
         parameters = [p for g in optimiser.param_groups for p in g["params"]]
-        reduce.gradients(parameters, sums, self.world)
+        distributed.gradients(parameters, sums, self.world)
         norm, bad = optim.guard(optimiser, self.scale if phase.main else 1.0)
         optim.schedule(optimiser, {"g": self.config.optim_g, "d": self.config.optim_d}, at, self.config)
         optimiser.step()
         awaited = phase.side == "d" and self._keeps_graph      # G's graph is still to go back through, with the buffers that it saved
-        reduce.buffers((self.nets.D,) if awaited else (self.nets.G, self.nets.D), self.world)
+        distributed.buffers((self.nets.D,) if awaited else (self.nets.G, self.nets.D), self.world)
         self._commit(phase, active, sums, gather)
         self._note(phase, active, sums, norm, bad)
 
@@ -316,7 +317,7 @@ class Trainer:
 
     def _commit(self, phase: Phase, active: tuple[str, ...], sums: dict[str, Tensor], gather: dict[str, list[Tensor]]) -> None:
         batch = 0 if not phase.main else self.g_batch if phase.side == "g" else self.batch
-        together = {k: torch.nan_to_num(v, 0, 0, 0) if v.is_floating_point() else v for k, v in reduce.gathered(gather, self.world).items()}
+        together = {k: torch.nan_to_num(v, 0, 0, 0) if v.is_floating_point() else v for k, v in distributed.gathered(gather, self.world).items()}
         with torch.no_grad():
             for name in active:
                 means = {k.split("/", 1)[1]: v[0] / v[-1].clamp(min=1) for k, v in sums.items() if k.startswith(name + "/")}

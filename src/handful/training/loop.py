@@ -15,13 +15,13 @@ import torch
 from ..errors import HandfulError
 from ..infer.grid import grid, save_image
 from ..infer.model import Model
-from . import checkpoint, ema, reduce
+from . import checkpoint, distributed, ema
 from . import threads as threads_module
 from .accuracy import Accuracy
 from .evaluation import Alarm, Evaluation, Stopped, test_images
 from .folder import Owner
 from .log import Log, start_speed
-from .loop import Trainer
+from .trainer import Trainer
 
 EXPLODED = 1e6                       # a logit or loss beyond this is not coming back
 ROLL_BACKS = 1                       # how often a session may go back
@@ -137,7 +137,7 @@ class _Pace:
         trainer, now = self.trainer, self.trainer.images_seen
         if now in self.changes:
             self._change(self.changes[now], "as before")
-        elif now > max(self.changes, default=0) and self.may_change and reduce.from_first(self.watch.due, trainer.world):
+        elif now > max(self.changes, default=0) and self.may_change and distributed.from_first(self.watch.due, trainer.world):
             taken = threads_module.measure_in_place(trainer)
             chosen = threads_module.best(taken)
             if chosen != trainer.threads:

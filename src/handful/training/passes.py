@@ -14,8 +14,8 @@ from ..config import Train
 from ..data import Dataset, Sampler
 from ..rng import Rng, joined
 from ..seam import Augmented, Generated, Judged, Needs, Pass, View
-from .passes import LiveNets
-from .plan import Phase
+from .networks import LiveNets
+from .phases import Phase
 
 
 @dataclass(frozen=True)

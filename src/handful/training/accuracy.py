@@ -12,7 +12,7 @@ import torch
 from ..data import Dataset, load
 from ..errors import HandfulError
 from ..rng import derive
-from .loop import Trainer
+from .trainer import Trainer
 
 MOST = 1000                          # images of each kind: the standard error is 0.016 at most
 
