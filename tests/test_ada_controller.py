@@ -72,7 +72,7 @@ def test_r_v_is_the_published_ratio():
     means = {"logits_real": torch.tensor(2.0), "logits_heldout": torch.tensor(0.5), "logits_fake": torch.tensor(-1.0)}
     for _ in range(3):
         term.commit("d", means, {}, nets, 64)
-    assert term.overfitting().item() == pytest.approx(0.5)             # (2 - 0.5) / (2 + 1)
+    assert term.heuristic().item() == pytest.approx(0.5)             # (2 - 0.5) / (2 + 1)
     term.commit("d", means | {"logits_heldout": torch.tensor(-1.0)}, {}, nets, 64)
     assert nets.p.item() == pytest.approx(0.5 + 256 / 500_000)
     worse = AdaController(statistic="r_v")

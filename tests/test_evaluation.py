@@ -11,7 +11,7 @@ import torch
 import handful
 from handful.errors import HandfulError
 from handful.training import evaluation
-from handful.training.evaluation import Alarm, overfitting
+from handful.training.evaluation import Alarm
 from making import picture_folder
 from test_run import TINY_SETTINGS, refused
 
@@ -148,15 +148,30 @@ def test_missing_weights_are_said_before_the_run_or_once(photos, monkeypatch, ca
     assert "unknown metric 'kit'; did you mean 'kid'?" in refused(capsys, *tiny, "--set", 'evaluate.metrics=["kit"]')
 
 
+def watched_trainer(controller: str = "ada_controller", heldout: str = "heldout_logits"):
+    """A trainer whose D is watched by both terms that know a sign of overfitting, under these names."""
+    from making import noise_set, tiny_trainer
+
+    return tiny_trainer("data.holdout=0.25", f"terms.{controller}.use=ada_controller", f"terms.{controller}.kimg=1e9",
+                        f"terms.{controller}.start=null", f"terms.{heldout}.use=heldout_logits", f"terms.{heldout}.every=1",
+                        dataset=noise_set(24), augment={"use": "ada", "p": 0.1})
+
+
+@pytest.mark.parametrize("names", [("ada_controller", "heldout_logits"), ("mine", "unseen")])
 @pytest.mark.parametrize("logged, says", [
     ({"d/logits_real": 2.0, "d/heldout_logits/logits": -1.5, "d/logits_fake": -2.0}, "judges held-out images"),
     ({"d/logits_real": 2.0, "d/heldout_logits/logits": 1.0, "d/logits_fake": -2.0}, ""),
     ({"d/logits_real": 2.0, "d/logits_fake": -2.0}, None),
     ({"d/ada_controller/sign": 0.97, "d/ada_controller/p": 0.4}, "r_t is above 0.95"),
     ({"d/ada_controller/sign": 0.97, "d/ada_controller/p": 0.0}, None)])
-def test_what_counts_as_overfitting(logged, says):
-    found = overfitting(logged)
+def test_what_counts_as_overfitting(names, logged, says):
+    logged = {renamed(k, names): v for k, v in logged.items()}
+    found = watched_trainer(*names).overfitting(logged)
     assert found is says or says in found and bool(found) == bool(says)
+
+
+def renamed(text: str, names: tuple[str, str]) -> str:
+    return text.replace("ada_controller", names[0]).replace("heldout_logits", names[1])
 
 
 def test_every_run_logs_how_far_d_overfits(tmp_path):
@@ -165,32 +180,57 @@ def test_every_run_logs_how_far_d_overfits(tmp_path):
     from handful.training.report import main_charts
     from making import noise_set, run_steps, tiny_trainer, weights
 
-    more = {"augment": {"use": "ada", "p": 0.1}}
-    trainers = [run_steps(tiny_trainer("data.holdout=0.25", *settings, dataset=noise_set(24), **more), 5)
-                for settings in ((), ("terms.ada_controller.kimg=1e9", "terms.ada_controller.start=null", "terms.heldout_logits.every=1"))]
+    plain_trainer = tiny_trainer("data.holdout=0.25", dataset=noise_set(24), augment={"use": "ada", "p": 0.1})
+    trainers = [run_steps(t, 5) for t in (plain_trainer, watched_trainer())]
     plain, watched = (t.take_log() for t in trainers)
     for name in ("G", "D", "G_ema"):
         a, b = (getattr(t.nets, name).state_dict() for t in trainers)
         assert all(torch.equal(v, b[k]) for k, v in a.items())               # whoever watches moves nothing
     assert plain["d/r_t"] == watched["d/r_t"] == pytest.approx(watched["d/ada_controller/sign"]) and -1 <= plain["d/r_t"] <= 1
     assert weights(trainers[0]).isfinite().all() and not any("heldout" in k for k in plain)
+    said = [plain, {"d/logits_real": 2.0, "d/heldout_logits/logits": 0.5, "d/logits_fake": -1.0, "d/r_t": 0.7},
+            {"d/logits_real": -2.0, "d/heldout_logits/logits": 0.5, "d/logits_fake": -1.0}]
     with log_module.Log(tmp_path, total_images=100, quiet=True) as log:
-        log.write(40, plain)
-        log.write(80, {"d/logits_real": 2.0, "d/heldout_logits/logits": 0.5, "d/logits_fake": -1.0, "d/r_t": 0.7})
-        log.write(90, {"d/logits_real": -2.0, "d/heldout_logits/logits": 0.5, "d/logits_fake": -1.0})
+        for images, values in zip((40, 80, 90), said):
+            log.write(images, values | trainers[1].derived(values))
     lines = log_module.read(tmp_path / "log.jsonl")
     assert [line.get("d/r_v") for line in lines] == [None, 0.5, None]       # (2 - 0.5) / (2 + 1)
     curves = {c["title"]: [s["label"] for s in c["series"]] for c in main_charts(lines)}
     assert curves["Overfitting of D: 0 none, 1 complete"] == ["r_t, mean sign on reals", "r_v, by held-out reals"]
-    assert log_module.r_v(watched) == pytest.approx(
-        (watched["d/logits_real"] - watched["d/heldout_logits/logits"]) / (watched["d/logits_real"] - watched["d/logits_fake"])) or (
-        watched["d/logits_real"] <= watched["d/logits_fake"])
+    assert not trainers[0].derived(said[1]) and trainers[1].derived(watched).get("d/r_v", 0.0) == pytest.approx(
+        (watched["d/logits_real"] - watched["d/heldout_logits/logits"]) / (watched["d/logits_real"] - watched["d/logits_fake"])
+        if watched["d/logits_real"] > watched["d/logits_fake"] else 0.0)
+
+
+def test_under_another_name_a_term_is_shown_and_heard_the_same(photos):
+    """Log, progress line, alarm, report and what may change on resume know no term by its name."""
+    from handful.training.report import chart_titles, main_charts
+
+    found = []
+    for controller, heldout in (("ada_controller", "heldout_logits"), ("mine", "unseen")):
+        back = {controller: "ada_controller", heldout: "heldout_logits"}
+        settings = SETTINGS | {"evaluate.metrics": [], "augment": "ada", "data.holdout": 0.25, "terms.heldout_logits": None, "train.threads": 1,
+                               f"terms.{controller}": {"use": "ada_controller", "kimg": 0.1, "interval": 1},
+                               f"terms.{heldout}": {"use": "heldout_logits", "every": 1}}
+        run = handful.train(photos, "fastgan64_narrow", controller, 0.04, res=16, batch=4, device="cpu", settings=settings, quiet=True)
+        log = [{"/".join(back.get(part, part) for part in k.split("/")): v for k, v in line.items()
+                if k not in ("sec", "images_per_sec", "memory_gb", "note", "machine")} for line in run.log()]
+        titles = chart_titles(json.loads((run.folder / "config.json").read_text()))
+        charts = {c["title"]: [s["label"] for s in c["series"]] for c in main_charts(run.log(), titles)}
+        trainer = watched_trainer(controller, heldout)
+        values = {"d/logits_real": 2.0, "d/logits_fake": -2.0, f"d/{heldout}/logits": -1.5, f"d/{controller}/p": 0.25}
+        alarm = Alarm(trainer.terms)
+        heard = [alarm.look(trainer.overfitting(values)).replace(f"terms.{controller}.", "terms.NAME.") for _ in range(5)]
+        longer = handful.train(resume=run.folder, kimg=0.048, quiet=True, settings={f"terms.{controller}.kimg": 0.2}, trust=["tiny"])
+        found.append((log, trainer.status(values), trainer.derived(values), heard, charts, longer.finished))
+    assert found[0] == found[1]
+    assert found[0][1:3] == (["p 0.25"], {"d/r_v": 0.875}) and "terms.NAME.kimg" in found[0][3][-1] and not any(found[0][3][:-1])
+    assert "Adaptive strength" in found[0][4] and "held-out reals" in found[0][4]["D's logits"]
 
 
 def test_the_alarm_is_given_once_when_it_lasts():
-    alarm, bad = Alarm(), {"d/logits_real": 2.0, "d/heldout_logits/logits": -1.5, "d/logits_fake": -2.0}
-    well = bad | {"d/heldout_logits/logits": 1.5}
-    said = [alarm.look(bad) for _ in range(4)] + [alarm.look(well)] + [alarm.look(line) for _ in range(9) for line in (bad, {})]
+    alarm = Alarm({})
+    said = [alarm.look("D overfits") for _ in range(4)] + [alarm.look("")] + [alarm.look(line) for _ in range(9) for line in ("D overfits", None)]
     assert [i for i, line in enumerate(said) if line] == [13] and "ada_controller" in said[13]      # stretches that tell nothing don't count
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from handful.errors import HandfulError
 from handful.training import log as log_module
-from handful.training.log import Log, duration, read, rewind, status
+from handful.training.log import Log, duration, progress_line, read, rewind
 
 
 class Clock:
@@ -89,15 +89,16 @@ def test_read_tolerates_anything(tmp_path):
 
 def test_the_progress_line():
     values = {"d/logits_real": 0.412, "d/logits_fake": -0.381, "memory_gb": 1.93}
-    assert status(3200, 100_000, 75.04, values) == "kimg 3.2/100 | 75 img/s | 21 min left | D real 0.41 fake -0.38 | 1.9 GB"
-    assert status(100_000, 100_000, 1234.5, {}) == "kimg 100/100 | 1234 img/s"
-    assert status(32, 50, 0.0, {}) == "image 32 of 50"                       # kimg would round it away
-    assert status(64, 50, 0.0, {}) == "image 64 of 64"                       # the last batch is whole
-    assert status(0, 1500, 0.0, {"d/bad_grads": 2, "g/bad_grads": 1}) == "kimg 0/1.5 | 3 bad gradients"
+    assert progress_line(3200, 100_000, 75.04, values) == "kimg 3.2/100 | 75 img/s | 21 min left | D real 0.41 fake -0.38 | 1.9 GB"
+    assert progress_line(3200, 100_000, 0.0, values, ["p 0.12"]) == "kimg 3.2/100 | D real 0.41 fake -0.38 | p 0.12 | 1.9 GB"
+    assert progress_line(100_000, 100_000, 1234.5, {}) == "kimg 100/100 | 1234 img/s"
+    assert progress_line(32, 50, 0.0, {}) == "image 32 of 50"                       # kimg would round it away
+    assert progress_line(64, 50, 0.0, {}) == "image 64 of 64"                       # the last batch is whole
+    assert progress_line(0, 1500, 0.0, {"d/bad_grads": 2, "g/bad_grads": 1}) == "kimg 0/1.5 | 3 bad gradients"
 
 
-def test_status_with_nan_values_does_not_fail():
-    assert "real nan" in status(1, 2, 1.0, {"d/logits_real": math.nan, "d/logits_fake": 0.0, "memory_gb": math.nan, "d/bad_grads": 0.0})
+def test_a_progress_line_with_nan_values_does_not_fail():
+    assert "real nan" in progress_line(1, 2, 1.0, {"d/logits_real": math.nan, "d/logits_fake": 0.0, "memory_gb": math.nan, "d/bad_grads": 0.0})
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(40, "40 s"), (720, "12 min"), (12000, "3 h 20 min"), (7200, "2 h"), (187200, "2 d 4 h"),

@@ -364,6 +364,12 @@ class Term(nn.Module):
     roles: frozenset[str] = frozenset()
     pretrained: tuple[str, ...] = ()
 
+    # What the rest of the package is told of a term, so that none is known there by its name.
+    may_change: ClassVar[frozenset[str]] = frozenset()               # settings that may be changed when a run is resumed
+    lengths: ClassVar[tuple[str, ...]] = ()                          # settings in kimg that a shortened run (`reproduce --scale`) shortens
+    charts: ClassVar[Mapping[str, Mapping[str, str]]] = {}           # of the report: title -> {one of its stats on D's side: label}
+    remedy: ClassVar[str] = ""                                       # against overfitting of D: "{name}" stands for the term's name in the run
+
     def settled(self, present: Collection[str]) -> Mapping[str, Any]:
         """Settings that depend on which of `pretrained` are present, as they are decided for a new run: they are stored with it, so that another
         machine goes on in the same way."""
@@ -391,8 +397,31 @@ class Term(nn.Module):
         images: of the batch, 0 in a step that some term has of its own, so that counting them counts iterations.
         """
 
+    @classmethod
+    def fine_tuning(cls, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The settings, as they were given, that change in a run that starts from trained weights."""
+        return {}
+
+    def assume_typical(self, nets: Nets) -> None:
+        """Sets the state that it moves to a typical value before the cost of a step is timed. Everything is restored afterwards."""
+
+    # The following are asked whenever the log is written. logged: the means of its stats as plain numbers, by their own names; and of the
+    # adversarial loss in D's step (logits_real, logits_fake, r_t), where it has none of that name.
+
+    def derived(self, logged: Mapping[str, float]) -> Mapping[str, float]:
+        """Further values for the log, by their whole names ("d/r_v")."""
+        return {}
+
+    def status(self, logged: Mapping[str, float]) -> str:
+        """What stands in the progress line: "p 0.12"; "" for nothing."""
+        return ""
+
+    def overfitting(self, logged: Mapping[str, float]) -> str | None:
+        """A sign that D overfits, in words; "" where there is none, None where these values can't tell."""
+        return None
+
     def advice(self, logged: Mapping[str, float]) -> str | None:
-        """A line for the user, or None. Asked whenever the log is written, with the means of its stats as plain numbers."""
+        """A line for the user, or None."""
         return None
 
 

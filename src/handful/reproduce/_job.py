@@ -166,10 +166,11 @@ def shortened(config: Config, scale: float) -> tuple[str, ...]:
         lines |= {f"{side}.warmup_kimg": optim.warmup_kimg * scale,
                   f"{side}.decay_from_kimg": optim.decay_from_kimg and optim.decay_from_kimg * scale}
     for name, use in config.terms.items():
-        known = catalog.keywords(catalog.part("terms", use.name, ""))
+        cls = catalog.part("terms", use.name, "")
+        known = catalog.keywords(cls)
         if "start" in known:
             lines[f"terms.{name}.start"] = round(use.kwargs.get("start", known["start"].default) * scale)
-        for key in ("kimg", "length_kimg") if use.name == "ada_controller" else ():
+        for key in getattr(cls, "lengths", ()):
             value = use.kwargs.get(key, known[key].default)
             lines[f"terms.{name}.{key}"] = value and value * scale
     for key in ("log_kimg", "preview_kimg", "checkpoint_kimg"):

@@ -18,7 +18,7 @@ It moves whatever has a `p` (`seam.Strength`): by default the augmentation, else
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -27,6 +27,8 @@ from handful.errors import HandfulError, UsageError, within
 from handful.seam import CONTROLS_AUGMENT, CONTROLS_D, Context, Needs, Nets, Result, Side, Strength, Term, View
 
 LEAKS_FROM = 0.8            # appendix C and section 3: safe below about this
+FINE_TUNING_KIMG = 100.0    # the release's, for weights that are trained already
+KNOWS_ALL = 0.95            # r_t beyond which D knows nearly every training image
 PATIENCE = 10               # log lines in a row above it before a word is said
 
 
@@ -38,6 +40,11 @@ class AdaController(Term):
     p, else the one place inside D that has), "augment" or "d". Stats per real: p; r, the heuristic when p last moved; sign of the logits, and with
     r_v the logits of reals, held-out images and fakes. Raises HandfulError where nothing has a p, UsageError for numbers out of range.
     """
+
+    may_change = frozenset({"target", "kimg", "interval", "max_p"})
+    lengths = ("kimg", "length_kimg")
+    charts = {"Adaptive strength": {"p": "p", "r": "r, the overfitting heuristic"}}
+    remedy = "go on with a faster controller (--resume RUN --set terms.{name}.kimg=..., fewer than now)"
 
     def __init__(self, target: float | None = None, kimg: float = 500.0, interval: int = 4, statistic: Literal["r_t", "r_v", "linear"] = "r_t",
                  start: float | None = 0.0, max_p: float | None = None, of: Literal["auto", "augment", "d"] = "auto",
@@ -112,7 +119,7 @@ class AdaController(Term):
         self.iterations += images > 0                      # a lazy phase belongs to the iteration before it
         p = self._strength(nets).p
         due = (self.iterations % self.interval == 0) & (images > 0)
-        self.r.copy_(torch.where(due, self.overfitting(), self.r))
+        self.r.copy_(torch.where(due, self.heuristic(), self.r))
         if self.length_kimg is None:
             moved = p + torch.sign(self.r - self.target) * self.images / (1000 * self.kimg)
         else:                                              # the batch of a run is one number, so whole batches count the images
@@ -121,11 +128,27 @@ class AdaController(Term):
         for total in (self.real, self.other, self.fake, self.batches, self.images):
             total.mul_(~due)
 
-    def overfitting(self) -> Tensor:
+    def heuristic(self) -> Tensor:
         """The heuristic over what was seen since p last moved: a scalar, 0 none, 1 complete."""
         if self.statistic == "r_v":
             return (self.real - self.other) / (self.real - self.fake).clamp(min=1e-8 * self.batches)
         return self.real / self.batches
+
+    @classmethod
+    def fine_tuning(cls, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+        slow = settings.get("statistic") != "linear" and settings.get("kimg", 500) > FINE_TUNING_KIMG
+        return {"kimg": FINE_TUNING_KIMG} if slow else {}
+
+    def assume_typical(self, nets: Nets) -> None:
+        self._strength(nets).p.fill_(0.3)                  # neither no augmentation, which costs nothing, nor all of it
+
+    def status(self, logged: Mapping[str, float]) -> str:
+        return f"p {logged['p']:.2f}" if "p" in logged else ""
+
+    def overfitting(self, logged: Mapping[str, float]) -> str | None:
+        if logged.get("sign", 0.0) > KNOWS_ALL and logged.get("p", 0.0) > 0.05:
+            return f"D overfits: r_t is above {KNOWS_ALL}, it knows nearly every training image"
+        return None
 
     def advice(self, logged: Mapping[str, float]) -> str | None:
         self._high = self._high + 1 if logged.get("p", 0.0) > LEAKS_FROM and self.length_kimg is None else 0

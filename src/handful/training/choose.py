@@ -17,7 +17,6 @@ from .. import config as config_module
 from ..config import Config, merge
 from ..data import Dataset, Scan
 from ..errors import HandfulError, UsageError
-from ..seam import Strength
 from . import distributed, threads
 from .log import duration
 
@@ -202,8 +201,8 @@ def estimate(config: Config, device: torch.device, rank: int = 0, world: int = 1
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     trainer = Trainer(small, noise, device, rank=rank, world=world, precision=precision(t.precision, device), count=d.count)
-    if isinstance(strength := trainer.nets.augment, Strength) and "ada_controller" in config.terms:
-        strength.p.fill_(0.3)                             # neither none of it, which costs nothing, nor all
+    for term in trainer.terms.values():
+        term.assume_typical(trainer.nets)
     _wait(device)
 
     def timed(iteration: int) -> float:

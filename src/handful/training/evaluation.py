@@ -24,13 +24,13 @@ from ..metrics._protocols import protocol, resolve
 from ..metrics._session import REALS
 from ..metrics._sets import as_trained
 from ..metrics._world import Stopped, World
+from ..seam import Term
 from . import checkpoint, distributed
-from .log import duration, r_v, read
+from .log import duration, read
 
 FEW = 5000                        # images below which KID is trusted rather than FID
 LEAST, MOST = 1000, 5000          # samples of an evaluation that nobody has given a number for
 RISES = 3                         # evaluations in a row that are worse than the best before a word is said
-OVERFIT_LOGITS = 0.75             # r_v from which held-out reals count as fakes to D
 
 
 def planned(config: Config) -> tuple[list[str], str]:
@@ -255,35 +255,19 @@ def _sec(run: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def overfitting(logged: Mapping[str, float]) -> str | None:
-    """What a stretch of the log says about D's overfitting: held-out reals judged like fakes, or all training images known; "" it doesn't, None
-    it can't be told from this stretch."""
-    if logged.get("d/ada_controller/sign", 0.0) > 0.95 and logged.get("d/ada_controller/p", 0.0) > 0.05:
-        return "D overfits: r_t is above 0.95, it knows nearly every training image"
-    train, held, fake = (logged.get(k, math.nan) for k in ("d/logits_real", "d/heldout_logits/logits", "d/logits_fake"))
-    if not all(map(math.isfinite, (train, held, fake))):
-        return None
-    if (r_v(logged) or 0.0) > OVERFIT_LOGITS:
-        return f"D overfits: it judges held-out images ({held:.2f}) nearly as it judges fakes ({fake:.2f}), training images at {train:.2f}"
-    return ""
-
-
 class Alarm:
-    """Says once that D overfits, when several stretches of the log in a row say so, and what helps."""
+    """Says once that D overfits, when several stretches of the log in a row say so (`Trainer.overfitting`), and what helps."""
 
     PATIENCE = 5
 
-    def __init__(self) -> None:
+    def __init__(self, terms: Mapping[str, Term]) -> None:
         self.row = 0
+        remedies = [term.remedy.format(name=name) for name, term in terms.items() if term.remedy]
+        self.remedy = " or ".join(remedies) or ("take adaptive augmentation in a new run (a stylegan2 recipe, or --set augment=ada "
+                                                "--set terms.ada_controller.kimg=100)")
 
-    def look(self, logged: Mapping[str, Any]) -> str:
-        found = overfitting(logged)
+    def look(self, found: str | None) -> str:
         if found is None:
             return ""
         self.row = self.row + 1 if found else 0
-        if self.row != self.PATIENCE:
-            return ""
-        remedy = ("go on with a faster controller (--resume RUN --set terms.ada_controller.kimg=..., fewer than now)"
-                  if "d/ada_controller/p" in logged else "take adaptive augmentation in a new run (a stylegan2 recipe, or --set augment=ada "
-                  "--set terms.ada_controller.kimg=100)")
-        return f"{found}; {remedy}, add images, or stop here: earlier checkpoints may be better"
+        return f"{found}; {self.remedy}, add images, or stop here: earlier checkpoints may be better" if self.row == self.PATIENCE else ""

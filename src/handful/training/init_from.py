@@ -17,7 +17,7 @@ from ..config import Config
 from ..errors import HandfulError, UsageError
 from ..files import parse_json
 from ..infer.model import check_networks, load
-from ..seam import Discriminator, Generator
+from ..seam import Discriminator, Generator, Term
 from . import checkpoint
 
 
@@ -92,10 +92,11 @@ def fine_tuning(tree: dict[str, Any], say: Callable[[str], None]) -> dict[str, A
     """A recipe's settings for weights that are trained already, as in StyleGAN2-ADA's release: p moves fast, the average has its full length."""
     tree = json.loads(json.dumps(tree))
     said = []
-    controller = (tree.get("terms") or {}).get("ada_controller")
-    if isinstance(controller, dict) and controller.get("statistic") != "linear" and controller.get("kimg", 500) > 100:
-        controller["kimg"] = 100.0
-        said.append("terms.ada_controller.kimg=100")
+    for name, use in (tree.get("terms") or {}).items():
+        if isinstance(use, dict) and issubclass(cls := catalog.part("terms", use.get("use", name), ""), Term):
+            changed = cls.fine_tuning({k: v for k, v in use.items() if k != "use"})
+            use |= changed
+            said += [f"terms.{name}.{k}={v:g}" if isinstance(v, float) else f"terms.{name}.{k}={json.dumps(v)}" for k, v in changed.items()]
     if (tree.get("ema") or {}).get("rampup") is not None:
         tree["ema"]["rampup"] = None
         said.append("ema.rampup=null")

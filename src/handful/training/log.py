@@ -7,7 +7,7 @@ import math
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -46,15 +46,14 @@ class Log:
         screen: type[_Screen] = _Screen if quiet else _Bar if sys.stderr.isatty() else _Lines
         self._screen = screen(start_images, total_images)
         self._values: dict[str, float] = {}
+        self._status: tuple[str, ...] = ()
         if machine:
             self._append({"images": start_images, "machine": machine})
 
-    def write(self, images: int, values: Mapping[str, float]) -> None:
-        """Appends one line with `values` after `images` images, and shows them; d/r_v is added where held-out images were seen."""
-        self.images = images
+    def write(self, images: int, values: Mapping[str, float], status: Sequence[str] = ()) -> None:
+        """Appends one line with `values` after `images` images, and shows them. status: further parts of the progress line."""
+        self.images, self._status = images, tuple(status)
         self._values = {k: float(v) for k, v in values.items()}
-        if (found := r_v(self._values)) is not None:
-            self._values["d/r_v"] = found
         self._append({"images": images, **{k: _finite(v) for k, v in self._values.items()}})
         if self._events:
             for name, value in self._values.items():
@@ -91,12 +90,12 @@ class Log:
         self.images = images
         self._speed.at(images)
         if self._screen.due(images):
-            self._screen.show(images, self._speed.images_per_sec(), self._values)
+            self._screen.show(images, self._speed.images_per_sec(), self._values, self._status)
 
     def close(self) -> None:
         if self._file.closed:
             return
-        self._screen.show(self.images, self._speed.images_per_sec(), self._values)
+        self._screen.show(self.images, self._speed.images_per_sec(), self._values, self._status)
         self._screen.close()
         self._file.close()
         if self._events:
@@ -110,18 +109,6 @@ class Log:
 
     def _append(self, line: dict[str, Any]) -> None:
         self._file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def r_v(values: Mapping[str, float]) -> float | None:
-    """(E D(train) - E D(held-out)) / (E D(train) - E D(fake)) from the means of a stretch of the log: 0 no overfitting, 1 complete. None where
-    held-out images weren't seen, or D doesn't tell training images from fakes.
-
-    Karras et al.: Training Generative Adversarial Networks with Limited Data, NeurIPS 2020, equation 1.
-    """
-    train, held, fake = (values.get(k, math.nan) for k in ("d/logits_real", "d/heldout_logits/logits", "d/logits_fake"))
-    if not all(map(math.isfinite, (train, held, fake))) or train <= fake:
-        return None
-    return (train - held) / (train - fake)
 
 
 def read(path: Path | str) -> list[dict[str, Any]]:
@@ -212,16 +199,16 @@ class _Speed:
         return (self._last[1] - self._marks[0][1]) / seconds if seconds >= 1 else 0.0       # 0: not known yet
 
 
-def status(images: int, total: int, images_per_sec: float, values: Mapping[str, float]) -> str:
-    """"kimg 3.2/100 | 75 img/s | 12 min left | D real 0.41 fake -0.38 | 1.9 GB"; what isn't known yet is left out."""
+def progress_line(images: int, total: int, images_per_sec: float, values: Mapping[str, float], status: Sequence[str] = ()) -> str:
+    """"kimg 3.2/100 | 75 img/s | 12 min left | D real 0.41 fake -0.38 | p 0.12 | 1.9 GB"; what isn't known yet is left out. status: what the terms
+    add to it."""
     parts = [f"kimg {_kimg(images)}/{_kimg(total)}" if total >= 1000 else f"image {images} of {max(images, total)}"]   # the last batch may go beyond
     if images_per_sec > 0:
         parts += [f"{images_per_sec:.3g} img/s" if images_per_sec < 100 else f"{images_per_sec:.0f} img/s"]
         parts += [f"{duration((total - images) / images_per_sec)} left"] if images < total else []
     if "d/logits_real" in values and "d/logits_fake" in values:
         parts += [f"D real {values['d/logits_real']:.2f} fake {values['d/logits_fake']:.2f}"]
-    if "d/ada_controller/p" in values:
-        parts += [f"p {values['d/ada_controller/p']:.2f}"]
+    parts += status
     if bad := values.get("d/bad_grads", 0) + values.get("g/bad_grads", 0):
         parts += [f"{bad:.0f} bad gradients"]
     if values.get("memory_gb", 0) > 0:
@@ -257,7 +244,7 @@ class _Screen:
     def due(self, images: int) -> bool:
         return False
 
-    def show(self, images: int, images_per_sec: float, values: Mapping[str, float]) -> None:
+    def show(self, images: int, images_per_sec: float, values: Mapping[str, float], status: Sequence[str] = ()) -> None:
         pass
 
     def say(self, line: str) -> None:
@@ -281,9 +268,9 @@ class _Lines(_Screen):
         waited = time.monotonic() - self._shown[0]
         return waited >= 10 and (waited >= 60 or images - self._shown[1] >= 0.05 * (self.total - self.start))
 
-    def show(self, images: int, images_per_sec: float, values: Mapping[str, float]) -> None:
+    def show(self, images: int, images_per_sec: float, values: Mapping[str, float], status: Sequence[str] = ()) -> None:
         if images != self._shown[1]:
-            self.say(status(images, self.total, images_per_sec, values))
+            self.say(progress_line(images, self.total, images_per_sec, values, status))
         self._shown = (time.monotonic(), images)
 
     def say(self, line: str) -> None:
@@ -312,9 +299,9 @@ class _Bar(_Screen):
     def due(self, images: int) -> bool:
         return time.monotonic() - self._shown >= 0.25
 
-    def show(self, images: int, images_per_sec: float, values: Mapping[str, float]) -> None:
+    def show(self, images: int, images_per_sec: float, values: Mapping[str, float], status: Sequence[str] = ()) -> None:
         self._shown = time.monotonic()
-        text = status(images, self.total, images_per_sec, values)
+        text = progress_line(images, self.total, images_per_sec, values, status)
         self._progress.update(self._task, completed=images, description=text, refresh=True)
 
     def say(self, line: str) -> None:

@@ -55,7 +55,7 @@ def fit(trainer: Trainer, folder: Path, log: Log, *, sec_before: float = 0.0, ow
     patience = to_images(min(config.train.guard_kimg, config.train.kimg / 10))
     rolled_back, good = 0, trainer.images_seen            # good: until here the numbers were sound
     with _signals() as stop:
-        evaluation, alarm = Evaluation(trainer, folder, log, lambda: stop.asked), Alarm()
+        evaluation, alarm = Evaluation(trainer, folder, log, lambda: stop.asked), Alarm(trainer.terms)
         pace = _Pace(trainer, folder, log, changes or {})
         judged = Accuracy(trainer, test_images(config), lambda line: log.say(line, trainer.images_seen)) if first else None
 
@@ -82,6 +82,7 @@ def fit(trainer: Trainer, folder: Path, log: Log, *, sec_before: float = 0.0, ow
             saving = _due(before, now, config.every.checkpoint_kimg) or scoring
             if _due(before, now, config.every.log_kimg) or saving or halt:        # nothing is saved unlooked at
                 values = trainer.take_log()
+                values |= trainer.derived(values)
                 trouble, exploded = _trouble(values, trainer.stuck, trainer.average_is_finite())
                 good = good if trouble else now
                 if exploded or now - good >= patience and trouble:
@@ -93,8 +94,8 @@ def fit(trainer: Trainer, folder: Path, log: Log, *, sec_before: float = 0.0, ow
                 if first:
                     values |= judged.look() if saving or halt else {}
                     log.write(now, {"step": trainer.iteration, "sec": sec, "images_per_sec": speed, "memory_gb": memory_gb(trainer.device),
-                                    **values})
-                    for line in filter(None, [*trainer.advice(values), alarm.look(values)]):
+                                    **values}, trainer.status(values))
+                    for line in filter(None, [*trainer.advice(values), alarm.look(trainer.overfitting(values))]):
                         log.say(line, now)
                 tick, tick_images = time.perf_counter(), now
             if first and (_due(before, now, config.every.preview_kimg) or done):

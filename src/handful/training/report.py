@@ -22,12 +22,10 @@ SIDE = 1024                                  # pixels; wider previews are scaled
 PREVIEW_BYTES = 10_000_000                   # of all previews; as base64 a third more
 
 _MAIN = {
-    "D's logits": {"d/logits_real": "reals", "d/heldout_logits/logits": "held-out reals", "d/logits_fake": "fakes, D's step",
-                   "g/logits_fake": "fakes, G's step"},
+    "D's logits": {"d/logits_real": "reals", "d/logits_fake": "fakes, D's step", "g/logits_fake": "fakes, G's step"},
     "Overfitting of D: 0 none, 1 complete": {"d/r_t": "r_t, mean sign on reals", "d/r_v": "r_v, by held-out reals"},
     "Accuracy of D: share judged real": {"d/accuracy_train": "training images", "d/accuracy_unseen": "held-out or test images",
                                          "d/accuracy_fake": "fakes"},
-    "Adaptive strength": {"d/ada_controller/p": "p", "d/ada_controller/r": "r, the overfitting heuristic"},
     "Losses": {"d/loss": "D", "g/loss": "G"},
     "Gradient norms": {"d/grad_norm": "D", "g/grad_norm": "G"},
     "Images per second": {"images_per_sec": "images/s"},
@@ -53,10 +51,11 @@ def write_report(run_folder: Path | str, trust: Iterable[str] = ()) -> Path:
     environment.filters["json"] = _json                     # plain strings: autoescape sees to them
     environment.filters["plain"] = lambda value: value if isinstance(value, str) and value else _json(value)
     template = environment.from_string(Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8"))
+    titles = chart_titles(config, trust)
     curves = _lasting([line for line in log if _is_count(line.get("images"))])
     page = template.render(
-        name=folder.resolve().name, facts=facts(config, log), previews=previews(folder / "previews"), charts=main_charts(curves),
-        more_charts=other_charts(curves), metric_charts=metric_charts(metrics), metrics=metric_table(metrics),
+        name=folder.resolve().name, facts=facts(config, log), previews=previews(folder / "previews"), charts=main_charts(curves, titles),
+        more_charts=other_charts(curves, titles), metric_charts=metric_charts(metrics), metrics=metric_table(metrics),
         copies=copies(folder), neighbours=f"handful neighbours {in_shell(folder)} {in_shell((config.get('data') or {}).get('path') or 'DATA')}",
         why=config.get("notes") or [], notes=[line for line in log if line.get("note")], changed=changed(config, trust), config=config,
         commands=commands(folder, config, log), box=_chart)
@@ -127,14 +126,25 @@ def _preview(images: int, path: Path) -> dict[str, Any] | None:
 # ------------------------------------------------------------------------------------------------------------------- curves
 
 
-def main_charts(log: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    return [c for title, names in _MAIN.items() if (c := _chart.chart(title, log, names))]
+def chart_titles(config: Mapping[str, Any], trust: Iterable[str] = ()) -> dict[str, dict[str, str]]:
+    """The main charts, {title: {key of the log: label}}: those of every run, and those that the run's terms name."""
+    titles = {title: dict(names) for title, names in _MAIN.items()}
+    for name, use in (config.get("terms") or {}).items():
+        cls = _class_of("terms", use.get("use") if isinstance(use, Mapping) else None, "", trust)
+        for title, stats in getattr(cls, "charts", {}).items():
+            titles.setdefault(title, {}).update({f"d/{name}/{stat}": label for stat, label in stats.items()})
+    return titles
 
 
-def other_charts(log: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def main_charts(log: Sequence[Mapping[str, Any]], titles: Mapping[str, Mapping[str, str]] = _MAIN) -> list[dict[str, Any]]:
+    """titles: of `chart_titles`."""
+    return [c for title, names in titles.items() if (c := _chart.chart(title, log, names))]
+
+
+def other_charts(log: Sequence[Mapping[str, Any]], main: Mapping[str, Mapping[str, str]] = _MAIN) -> list[dict[str, Any]]:
     """Every other key of the log, in the order of the titles: D's and G's value of the same thing in one chart, and a term's values of reals, fakes
     and G's step (cl_real, cl_fake, cl_g) in one."""
-    known = _NO_CURVE.union(*_MAIN.values())
+    known = _NO_CURVE.union(*main.values())
     known |= {k for k in ("d/bad_grads", "g/bad_grads") if not any(line.get(k) for line in log)}
     titles: dict[str, dict[str, str]] = {}
     for key in sorted({k for line in log for k in line} - known):
@@ -228,13 +238,20 @@ def changed(config: Mapping[str, Any], trust: Iterable[str] = ()) -> list[tuple[
     return [(k, v, defaults.get(k)) for k, v in flat.items() if k not in _ELSEWHERE and (k not in defaults or v != defaults[k])]
 
 
-def _keyword_defaults(kind: str, name: str, which: str, trust: Iterable[str]) -> dict[str, Any]:
-    if catalog.is_outside(name) and catalog.module_of(name) not in trust:
-        return {}
+def _class_of(kind: str, name: object, which: str, trust: Iterable[str]) -> type | None:
+    """The class of a method; None where it may not be imported, or can't."""
+    if not isinstance(name, str) or catalog.is_outside(name) and catalog.module_of(name) not in trust:
+        return None
     try:
-        known = catalog.keywords(catalog.part(kind, name, which))
-    except Exception:                       # the class of an author's own package may be absent here: all its settings are shown
-        return {}
+        return catalog.part(kind, name, which)
+    except Exception:                       # the class of an author's own package may be absent here
+        return None
+
+
+def _keyword_defaults(kind: str, name: str, which: str, trust: Iterable[str]) -> dict[str, Any]:
+    """{setting: default}; {} where the class isn't known: all its settings are shown then."""
+    cls = _class_of(kind, name, which, trust)
+    known = {} if cls is None else catalog.keywords(cls)
     return {k: json.loads(json.dumps(p.default, default=str)) for k, p in known.items() if p.default is not p.empty}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from ..errors import HandfulError, UsageError
 from ..files import in_shell, parse_json, read_bounded, write_text
 from ..infer.model import Model, load, pick_device
 from ..ops.memory import keep_freed_memory
+from ..seam import Term
 from ..tensors import read_header
 from . import checkpoint, choose, distributed, evaluation
 from . import log as log_module
@@ -32,8 +33,7 @@ from .loop import fit, to_images
 from .pretrained import settle
 from .trainer import Trainer
 
-ADA = tuple(f"terms.ada_controller.{k}" for k in ("target", "kimg", "interval", "max_p"))
-MAY_CHANGE = (*ADA, "train.kimg", "train.micro_batch", "train.precision", "train.compile", "train.threads", "train.threads_fixed", "train.guard_kimg",
+MAY_CHANGE = ("train.kimg", "train.micro_batch", "train.precision", "train.compile", "train.threads", "train.threads_fixed", "train.guard_kimg",
               "every.", "evaluate.", "optim_g.", "optim_d.", "data.path", "data.labels", "data.groups", "data.skip_bad", "notes", "handful",
               "recipe")
 FILLED_IN = ("data.count", "data.class_names", "data.fingerprint")
@@ -264,7 +264,9 @@ def _go_on(folder: Path, wish: _Wish, check: Callable[[Config, _Wish, Path], Non
 def _must_be_same(folder: Path, old: Config, config: Config) -> dict[str, tuple[Any, Any]]:
     """The settings that differ. Raises UsageError where one of them may not."""
     changed = config_module.differences(old, config)
-    refused = [k for k in changed if not k.startswith(MAY_CHANGE)]
+    classes = {name: catalog.part("terms", use.name, "") for name, use in config.terms.items()}
+    may = (*MAY_CHANGE, *(f"terms.{name}.{k}" for name, cls in classes.items() if issubclass(cls, Term) for k in cls.may_change))
+    refused = [k for k in changed if not k.startswith(may)]
     if refused:
         what = "; ".join(f"{k} is {json.dumps(changed[k][0])}, not {json.dumps(changed[k][1])}" for k in refused)
         raise UsageError(f"{folder} can't go on with other settings: {what}; start a new run for these, with --init-from {in_shell(folder)}")
@@ -392,7 +394,7 @@ class _Silent:
     def __exit__(self, *_: object) -> None: ...
     def say(self, line: str, images: int | None = None) -> None: ...
     def progress(self, images: int) -> None: ...
-    def write(self, images: int, values: Mapping[str, float]) -> None: ...
+    def write(self, images: int, values: Mapping[str, float], status: Sequence[str] = ()) -> None: ...
     def score(self, images: int, name: str, found: Mapping[str, Any]) -> None: ...
     def change_threads(self, images: int, was: int, now: int, why: str) -> None: ...
     def stage(self, line: str) -> None: ...

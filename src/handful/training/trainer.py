@@ -358,11 +358,32 @@ class Trainer:
         self._log.clear()
         return out
 
+    def derived(self, logged: Mapping[str, float]) -> dict[str, float]:
+        """Further values that the terms compute from those of `take_log`."""
+        return {k: v for term, values in self._told(logged) for k, v in term.derived(values).items()}
+
+    def status(self, logged: Mapping[str, float]) -> list[str]:
+        """The terms' parts of the progress line."""
+        return [part for term, values in self._told(logged) if (part := term.status(values))]
+
+    def overfitting(self, logged: Mapping[str, float]) -> str | None:
+        """What a stretch of the log says of D's overfitting: a sign of it in words; "" for none, None where it can't be told."""
+        found = [term.overfitting(values) for term, values in self._told(logged)]
+        return next(filter(None, found), "" if "" in found else None)
+
     def advice(self, logged: Mapping[str, float]) -> list[str]:
         """What the terms have to say about the values of `take_log`."""
-        found = ((t.advice({k.split("/", 2)[2]: v for k, v in logged.items() if k.split("/")[1:2] == [name] and k.count("/") == 2}))
-                 for name, t in self.terms.items())
-        return [line for line in found if line]
+        return [line for term, values in self._told(logged) if (line := term.advice(values))]
+
+    def _told(self, logged: Mapping[str, float]) -> list[tuple[Term, dict[str, float]]]:
+        """Each term, and the values that concern it by their own names, beside those of the adversarial loss in D's step."""
+        common = {k.removeprefix("d/"): v for k, v in logged.items() if k.startswith("d/") and k.count("/") == 1}
+        own: dict[str, dict[str, float]] = {name: {} for name in self.terms}
+        for key, value in logged.items():
+            _, *name, stat = key.split("/")
+            if len(name) == 1 and name[0] in own:
+                own[name[0]][stat] = value
+        return [(term, common | own[name]) for name, term in self.terms.items()]
 
     # ------------------------------------------------------------------------------------------------------- the state
 
