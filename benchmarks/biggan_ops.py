@@ -30,6 +30,7 @@ from handful.ops.memory import keep_freed_memory
 from handful.ops.poolconv import poolconv
 from handful.ops.upconv import upconv
 from handful.rng import Rng
+from handful.seam import LossContext
 from ledger import record
 
 CPU = torch.device("cpu")
@@ -102,7 +103,7 @@ class Steps:
             fake = self.G(self.z, self.c, rng=self.rng).image
         x = torch.cat([fake, self.real]).requires_grad_(penalty)
         logits = self.D(x, torch.cat([self.c, self.c])).logits
-        loss = self.loss.d(logits[self.n:], logits[:self.n], self.rng)
+        loss = self.loss.d(logits[self.n:], logits[:self.n], LossContext(self.rng))
         if penalty:
             grad, = torch.autograd.grad(logits.sum(), x, create_graph=True)
             norms = grad.flatten(1).norm(dim=1)
@@ -111,7 +112,7 @@ class Steps:
 
     def g(self) -> None:
         self.D.requires_grad_(False)
-        self._move(self.G, self.loss.g(self.D(self.G(self.z, self.c, rng=self.rng).image, self.c).logits, None, self.rng))
+        self._move(self.G, self.loss.g(self.D(self.G(self.z, self.c, rng=self.rng).image, self.c).logits, None, LossContext(self.rng)))
 
     def _move(self, net: nn.Module, loss: Tensor) -> None:
         loss.backward()

@@ -26,7 +26,7 @@ from handful.losses.soft_hinge import SoftHinge
 from handful.ops.memory import keep_freed_memory
 from handful.ops.upconv import folded, upconv
 from handful.rng import Rng
-from handful.seam import Context, Pass
+from handful.seam import Context, LossContext, Pass
 from handful.terms.reconstruction import Reconstruction
 
 UPCONVS = [(1024, 1024, 4), (512, 512, 8), (256, 256, 16), (128, 256, 32), (128, 128, 64), (64, 64, 128), (32, 32, 256),     # generator
@@ -125,7 +125,7 @@ def phases(args: argparse.Namespace, device: torch.device) -> dict:
             mark("decoders and distance forward")
         fakes = D(out.image.detach(), extra={k: v.detach() for k, v in out.extra.items()}).logits
         mark("D forward, fakes")
-        (total + loss.d(judged.logits, fakes, rng)).backward()
+        (total + loss.d(judged.logits, fakes, LossContext(rng))).backward()
         mark("D backward (decoders, distance)")
         optim_d.step()
         optim_d.zero_grad()
@@ -136,7 +136,7 @@ def phases(args: argparse.Namespace, device: torch.device) -> dict:
         judged = D(out.image, extra=out.extra)
         mark("D forward, for G")
         pixels = [out.image, *out.extra.values()]
-        grads = torch.autograd.grad(loss.g(judged.logits, None, rng), pixels)
+        grads = torch.autograd.grad(loss.g(judged.logits, None, LossContext(rng)), pixels)
         mark("D backward, for G")
         torch.autograd.backward(pixels, grads)
         mark("G backward")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from handful.seam import Judged
 from handful.training import accuracy
 from handful.training.accuracy import Accuracy
 from handful.training.report import write_report
@@ -26,7 +27,7 @@ def test_shares_of_positive_logits():
     for bias, share in ((1.0, 1.0), (-1.0, 0.0)):
         torch.nn.init.constant_(D.head.bias, bias)
         assert look(trainer) == {"d/accuracy_train": share, "d/accuracy_unseen": share, "d/accuracy_fake": share}
-    D.forward = lambda image, *_, **__: type("Judged", (), {"logits": image.mean((1, 2, 3)) - 0.02, "features": {}})()
+    D.forward = lambda image, *_, **__: Judged(image.mean((1, 2, 3)) - 0.02)
     expected = {"train": trainer.dataset, "unseen": trainer.heldout}
     found = look(trainer)
     for name, dataset in expected.items():

@@ -13,18 +13,25 @@ from handful import catalog, config
 from handful.catalog import Use
 from handful.data import Dataset
 from handful.rng import Rng
+from handful.seam import LossContext
 from handful.training.trainer import Trainer
 from making import NARROW, TERMS_NEED, noise_set, run_steps, tiny_config, tiny_trainer, weights
 
 GOLDEN = Path(__file__).parent / "golden"
 
 
+def pair(name: str) -> dict[str, dict]:
+    """The settings g and d of a narrow pair of networks: an architecture's own, and dcgan's where it has one alone."""
+    own = {"g": "Generator", "d": "Discriminator"}
+    use = {side: name if which in catalog.networks(name) else "dcgan" for side, which in own.items()}
+    return {side: {"use": arch, **NARROW.get(arch, {"g": {}, "d": {}})[side]} for side, arch in use.items()}
+
+
 def networks(name: str, **known):
-    narrow = NARROW.get(name, {"g": {}, "d": {}})
     known = {"resolution": 64, "channels": 3, "num_classes": 0} | known
     torch.manual_seed(0)
-    return (catalog.build("arch", Use(name, **narrow["g"]), "Generator", **known),
-            catalog.build("arch", Use(name, **narrow["d"]), "Discriminator", **known))
+    return tuple(catalog.build("arch", Use(settings["use"], **{k: v for k, v in settings.items() if k != "use"}), which, **known)
+                 for which, settings in zip(("Generator", "Discriminator"), pair(name).values()))
 
 
 def names(kind: str):
@@ -136,20 +143,19 @@ def test_loss_is_finite_and_moves_logits_apart(name, shape):
     for size in (0.1, 1e4):
         real, fake = (size * torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in (1, 2))
         real, fake = real.requires_grad_(), fake.requires_grad_()
-        d, g = loss.d(real, fake, Rng(1)), loss.g(fake, real if loss.paired else None, Rng(1))
+        d, g = loss.d(real, fake, LossContext(Rng(1))), loss.g(fake, real if loss.paired else None, LossContext(Rng(1)))
         assert d.ndim == g.ndim == 0 and torch.isfinite(d) and torch.isfinite(g)
     real, fake = torch.full(shape, 0.5, requires_grad=True), torch.full(shape, 0.5, requires_grad=True)
-    dr, df = torch.autograd.grad(loss.d(real, fake, Rng(1)), (real, fake))
-    gf, = torch.autograd.grad(loss.g(fake, real if loss.paired else None, Rng(1)), fake)
+    dr, df = torch.autograd.grad(loss.d(real, fake, LossContext(Rng(1))), (real, fake))
+    gf, = torch.autograd.grad(loss.g(fake, real if loss.paired else None, LossContext(Rng(1))), fake)
     assert (dr < 0).all() and (df > 0).all() and (gf < 0).all()             # D wants reals up and fakes down, G wants fakes up
 
 
 @names("losses")
 @pytest.mark.parametrize("arch", catalog.names("arch"))
 def test_every_loss_trains_every_arch(name, arch):
-    narrow = NARROW.get(arch, {"g": {}, "d": {}})
-    trainer = tiny_trainer(f"loss={name}", "data.resolution=64", "train.batch=4", dataset=noise_set(8, resolution=64),
-                           g={"use": arch, **narrow["g"]}, d={"use": arch, **narrow["d"]}, augment={"use": "diffaug"})
+    trainer = tiny_trainer(f"loss={name}", "data.resolution=64", "train.batch=4", dataset=noise_set(8, resolution=64), augment={"use": "diffaug"},
+                           **pair(arch))
     before = [n.state_dict()[k].clone() for n in (trainer.nets.G, trainer.nets.D) for k in list(n.state_dict())[:1]]
     run_steps(trainer, 2)
     after = [n.state_dict()[k] for n in (trainer.nets.G, trainer.nets.D) for k in list(n.state_dict())[:1]]

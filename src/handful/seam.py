@@ -47,10 +47,21 @@ class Generated:
 
 @dataclass(frozen=True)
 class Judged:
-    """What a discriminator returns: logits [B] or [B,*] (patches, several heads; D(x) of an image is their mean), features by name."""
+    """What a discriminator returns: logits [B] or [B,*] (patches, several heads), and features by name.
+
+    heads: how many logits each of several heads has, where it wants them told apart: logits are [B,sum(heads)] then.
+    """
 
     logits: Tensor
     features: Mapping[str, Tensor] = field(default_factory=dict)
+    heads: tuple[int, ...] = ()
+
+    @property
+    def score(self) -> Tensor:
+        """D(x) of each image, [B]: the mean of its logits; of several heads the mean of their means."""
+        if self.heads:
+            return torch.stack([part.mean(1) for part in self.logits.split(self.heads, 1)]).mean(0)
+        return self.logits.flatten(1).mean(1) if self.logits.ndim > 1 else self.logits
 
 
 @dataclass(frozen=True)
@@ -211,6 +222,12 @@ class Pass:
         return self.judged.logits
 
     @property
+    def score(self) -> Tensor:
+        """D(x) of each image, fp32 [B]: the mean of its logits (`Judged.score`)."""
+        self._must(self.view.logits, "logits=True")
+        return self.judged.score
+
+    @property
     def features(self) -> Mapping[str, Tensor]:
         """By name, in the precision that D ran in."""
         return _Declared({k: v for k, v in self.judged.features.items() if k in self.view.features}, self._must)
@@ -219,7 +236,7 @@ class Pass:
         """d(sum_i D(x_i))/dx, fp32 [B,C,H,W], with graph; memoised. The sum goes over all images of the run of D.
 
         at: "x_in" the augmented image that D saw, "x" the image before augmentation: the vector-Jacobian product of T on the former, so that
-        both share D's backward. D(x_i) is the mean of the logits of image i.
+        both share D's backward. D(x_i) is the score of image i.
         """
         return self._gradients(at)[0]
 
@@ -247,8 +264,8 @@ class Pass:
         """One backward through D, for every pass of the run that wants gradients by its pixels."""
         run = self.beside or [self]
         wanting = [p for p in run if p.view.pixel_grad] or [self]
-        logits = [p.judged.logits.float() for p in run]
-        scores = sum((v.flatten(1).mean(1) if v.ndim > 1 else v).sum() for v in logits)
+        judged = [replace(p.judged, logits=p.judged.logits.float()) for p in run]
+        scores = sum(j.score.sum() for j in judged)
         grads = iter(torch.autograd.grad(scores, [i for p in wanting for i in p._inputs()], create_graph=True))
         for p in wanting:
             p._grads["x_in"] = tuple(next(grads).float() for _ in p._inputs())
@@ -425,16 +442,40 @@ class Term(nn.Module):
         return None
 
 
-@runtime_checkable
-class AdversarialLoss(Protocol):
-    """Two pure functions of logits [B] or [B,*]; the mean over all of them is a scalar. paired: G's step wants the reals' logits too
-    (relativistic). rng: FastGAN's random margin."""
+@dataclass(frozen=True)
+class LossContext:
+    """What an adversarial loss may know besides the logits.
 
-    paired: bool
+    rng: a random stream of its own. images_seen: reals shown to D before this step. batch: images of the step over all micro-batches and processes;
+    the logits that it is given are those of one micro-batch.
+    """
 
-    def d(self, real: Tensor, fake: Tensor, rng: Rng) -> Tensor: ...
+    rng: Rng
+    images_seen: int = 0
+    batch: int = 0
 
-    def g(self, fake: Tensor, real: Tensor | None, rng: Rng) -> Tensor: ...
+
+class AdversarialLoss:
+    """Two functions of logits [B] or [B,*] (several of one image), each the mean over all of them: a scalar.
+
+    heads: how a discriminator that names its heads (`Judged.heads`) is weighed: "all", the mean over all logits, so that a head of 56x56 logits
+    outweighs one of 7x7 64 to 1; "each", the mean over heads of their means. paired: G's step wants the reals' logits too (relativistic).
+    exact_under_accumulation: False where the value of a batch is not the mean of those of its micro-batches (top-k); the run says so then.
+    """
+
+    paired: ClassVar[bool] = False
+    exact_under_accumulation: ClassVar[bool] = True
+
+    def __init__(self, heads: Literal["all", "each"] = "all") -> None:
+        self.heads = heads
+
+    def d(self, real: Tensor, fake: Tensor, ctx: LossContext) -> Tensor:
+        """D's loss. real, fake: logits of as many images."""
+        raise NotImplementedError
+
+    def g(self, fake: Tensor, real: Tensor | None, ctx: LossContext) -> Tensor:
+        """G's loss. real: None unless `paired`."""
+        raise NotImplementedError
 
 
 @runtime_checkable

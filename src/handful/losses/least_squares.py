@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from handful.rng import Rng
+from handful.seam import AdversarialLoss, LossContext
 
 
-class LeastSquares:
+class LeastSquares(AdversarialLoss):
     """Logits [B] or [B,*]; scalars out."""
 
-    paired = False
-
-    def d(self, real: Tensor, fake: Tensor, rng: Rng) -> Tensor:
+    def d(self, real: Tensor, fake: Tensor, ctx: LossContext) -> Tensor:
         return (real - 1).square().mean() / 2 + fake.square().mean() / 2
 
-    def g(self, fake: Tensor, real: Tensor | None, rng: Rng) -> Tensor:
+    def g(self, fake: Tensor, real: Tensor | None, ctx: LossContext) -> Tensor:
         return (fake - 1).square().mean() / 2

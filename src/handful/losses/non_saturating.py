@@ -9,16 +9,14 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from handful.rng import Rng
+from handful.seam import AdversarialLoss, LossContext
 
 
-class NonSaturating:
+class NonSaturating(AdversarialLoss):
     """Logits [B] or [B,*]; scalars out."""
 
-    paired = False
-
-    def d(self, real: Tensor, fake: Tensor, rng: Rng) -> Tensor:
+    def d(self, real: Tensor, fake: Tensor, ctx: LossContext) -> Tensor:
         return F.softplus(-real).mean() + F.softplus(fake).mean()
 
-    def g(self, fake: Tensor, real: Tensor | None, rng: Rng) -> Tensor:
+    def g(self, fake: Tensor, real: Tensor | None, ctx: LossContext) -> Tensor:
         return F.softplus(-fake).mean()

@@ -11,18 +11,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from handful.errors import HandfulError
-from handful.rng import Rng
+from handful.seam import AdversarialLoss, LossContext
 
 
-class Relativistic:
+class Relativistic(AdversarialLoss):
     """Logits [B] or [B,*] of reals and fakes in the same shape; scalars out. Raises HandfulError where they can't be paired."""
 
     paired = True
 
-    def d(self, real: Tensor, fake: Tensor, rng: Rng) -> Tensor:
+    def d(self, real: Tensor, fake: Tensor, ctx: LossContext) -> Tensor:
         return F.softplus(-_differences(real, fake)).mean()
 
-    def g(self, fake: Tensor, real: Tensor | None, rng: Rng) -> Tensor:
+    def g(self, fake: Tensor, real: Tensor | None, ctx: LossContext) -> Tensor:
         return F.softplus(_differences(real, fake)).mean()
 
 

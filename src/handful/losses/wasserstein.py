@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from handful.rng import Rng
+from handful.seam import AdversarialLoss, LossContext
 
 
-class Wasserstein:
+class Wasserstein(AdversarialLoss):
     """Logits [B] or [B,*]; scalars out."""
 
-    paired = False
-
-    def d(self, real: Tensor, fake: Tensor, rng: Rng) -> Tensor:
+    def d(self, real: Tensor, fake: Tensor, ctx: LossContext) -> Tensor:
         return fake.mean() - real.mean()
 
-    def g(self, fake: Tensor, real: Tensor | None, rng: Rng) -> Tensor:
+    def g(self, fake: Tensor, real: Tensor | None, ctx: LossContext) -> Tensor:
         return -fake.mean()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -41,7 +42,7 @@ def judged(ctx: Context, views: Mapping[str, Shown], rng: Rng, want: frozenset[s
     sizes = [len(part) for part in x]
     features = {name: value.split(sizes) for name, value in all_.features.items()}
     found = all_.logits.split(sizes) if len(all_.logits) else [all_.logits] * len(views)                  # none where D stopped before
-    return {name: Judged(found[i], {k: parts[i] for k, parts in features.items()}) for i, name in enumerate(views)}
+    return {name: replace(all_, logits=found[i], features={k: parts[i] for k, parts in features.items()}) for i, name in enumerate(views)}
 
 
 def squared_gap(a: Tensor, b: Tensor) -> Tensor:

@@ -101,10 +101,10 @@ class AdaController(Term):
         return Needs(real=logits, fake=logits, heldout=logits) if self.statistic == "r_v" else Needs(real=logits)
 
     def forward(self, ctx: Context) -> Result:
-        real = _per_image(ctx.real.logits)
+        real = ctx.real.score.detach()
         stats = {"sign": real.sign(), "p": self._strength(ctx.nets).p.detach().expand(len(real)), "r": self.r.expand(len(real))}
         if self.statistic == "r_v":
-            stats |= {"logits_real": real, "logits_heldout": _per_image(ctx.heldout.logits), "logits_fake": _per_image(ctx.fake.logits)}
+            stats |= {"logits_real": real, "logits_heldout": ctx.heldout.score, "logits_fake": ctx.fake.score.detach()}
         return Result(stats=stats)
 
     def commit(self, side: Side, means: Mapping[str, Tensor], gathered: Mapping[str, Tensor], nets: Nets, images: int) -> None:
@@ -161,6 +161,3 @@ class AdaController(Term):
 def _has_p(module: object) -> bool:
     return isinstance(getattr(module, "p", None), Tensor)
 
-
-def _per_image(logits: Tensor) -> Tensor:
-    return logits.detach().flatten(1).mean(1) if logits.ndim > 1 else logits.detach()

@@ -27,8 +27,7 @@ class HeldoutLogits(Term):
         return Needs(heldout=View(logits=True)) if side == "d" else None
 
     def forward(self, ctx: Context) -> Result:
-        logits = ctx.heldout.logits.detach()
-        return Result(stats={"logits": logits.flatten(1).mean(1) if logits.ndim > 1 else logits})
+        return Result(stats={"logits": ctx.heldout.score})
 
     def derived(self, logged: Mapping[str, float]) -> Mapping[str, float]:
         """d/r_v: equation 1 of the paper, from the means of a stretch of the log; left out where it isn't known."""

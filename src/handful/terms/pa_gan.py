@@ -23,6 +23,7 @@ draw what the whole batch would.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -93,7 +94,7 @@ class _WithBits(Wrapped):
         added = [F.linear(bits, weight / math.sqrt(self.bits)) for weight in self.maps]                   # each [B,cout]
         judged = self.judge(image, c, extra, want, rng, added)
         sign = (1 - 2 * bits).prod(1)                                                                     # [B]
-        return Judged(judged.logits * sign.view(-1, *[1] * (judged.logits.ndim - 1)), judged.features)
+        return replace(judged, logits=judged.logits * sign.view(-1, *[1] * (judged.logits.ndim - 1)))
 
     def chances(self) -> Tensor:
         """The probability of each bit, [bits]: with k = ceil(bits p) a half below the k-th, which fades in, and 0 beyond, in one formula."""

@@ -61,9 +61,9 @@ def _share(trainer: Trainer, dataset: Dataset | None, kind: str) -> float:
         if dataset is None:
             z, c = nets.latents(n, rng.fork("latents"))
             made = nets.generate(z, c, rng=rng.fork("G"))
-            logits = nets.judge(made.image, c, extra=made.extra, rng=rng.fork("D")).logits
+            score = nets.judge(made.image, c, extra=made.extra, rng=rng.fork("D")).score
         else:
             x, c = dataset.batch(order[start:start + n], None, device)
-            logits = nets.judge(x, c if nets.D.num_classes else None, rng=rng.fork("D")).logits
-        judged += (logits.flatten(1).mean(1) if logits.ndim > 1 else logits).gt(0).sum()
+            score = nets.judge(x, c if nets.D.num_classes else None, rng=rng.fork("D")).score
+        judged += score.gt(0).sum()
     return float(judged) / count

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +53,7 @@ class LiveNets:
         self.runs += 1
         with self.autocast(), self._buffers_of(raw, frozen):
             out = run(x_in, c, extra, view.features, **how)
-        return Judged(out.logits.float(), out.features)
+        return replace(out, logits=out.logits.float())
 
     def _buffers_of(self, net: nn.Module, frozen: bool) -> AbstractContextManager:
         """A compiled graph may save a buffer itself for its backward pass, which the next pass would overwrite: with compiled twins about every

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -83,7 +83,7 @@ class SharedPasses:
         c = None if order[0]["c"] is None else torch.cat([r["c"] for r in order])
         both = self.nets.forward_d(torch.cat([r["x_in"] for r in order]), c, extra, view, frozen=frozen, rng=rng)
         n = len(order[0]["x"])
-        return {k: Judged(both.logits[part], {f: v[part] for f, v in both.features.items()})
+        return {k: replace(both, logits=both.logits[part], features={f: v[part] for f, v in both.features.items()})
                 for k, part in (("fake", slice(0, n)), ("real", slice(n, None)))}
 
     def _real_batch(self, part: Part) -> tuple[Tensor, Tensor | None, Tensor]:
