@@ -66,6 +66,42 @@ def test_one_interface(made_up, name, monkeypatch):
         net(torch.zeros(1, 2, 8, 8))
 
 
+@pytest.mark.parametrize("name", CLASSES)
+def test_maps_are_those_of_the_named_stages(made_up, name):
+    """At the image's own size, in the precision of the run, with a gradient to the image, and no further than what is wanted."""
+    net, side = made_up[name], {"inception": 107, "dinov2": 42}.get(name, 64)
+    images = (torch.randn(2, 1, side, side).clamp(-1, 1) * 0.5).requires_grad_()
+    maps = net.maps(images, net.stages)
+    assert list(maps) == list(net.stages)
+    for stage, (channels, stride) in net.stages.items():
+        assert maps[stage].shape[:2] == (2, channels) and maps[stage].dtype == torch.float32
+        less = 3 if name == "inception" else 0                # it has no padding in its first layers
+        assert side // stride - less <= maps[stage].shape[2] == maps[stage].shape[3] <= -(-side // stride)
+    first, last = list(net.stages)[0], list(net.stages)[-1]
+    assert torch.autograd.grad(maps[last].float().square().sum(), images)[0].abs().amax((1, 2, 3)).min() > 0
+    went = []
+    hooks = [m.register_forward_hook(lambda *_: went.append(1)) for m in net.modules()]
+    assert torch.equal(net.maps(images, [first])[first], maps[first])
+    few = len(went)
+    net.maps(images, [last])
+    assert few < len(went) - few and [h.remove() for h in hooks]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert net.maps(images, [first])[first].dtype == torch.bfloat16
+    with pytest.raises(UsageError, match=f"{name} has no stage 'x'"):
+        net.maps(images, ["x"])
+    with pytest.raises(UsageError, match="images|image"):
+        net.maps(images.expand(-1, 2, -1, -1), [first])
+
+
+def test_the_vector_is_made_of_the_last_map(made_up):
+    x = torch.rand(2, 3, 224, 224) * 2 - 1
+    net = made_up["efficientnet"]
+    pooled = net.head(net.maps(x, ["stage7"])["stage7"]).clamp(0, 6).mean((2, 3))
+    torch.testing.assert_close(pooled, net((x + 1) * 127.5), rtol=1e-4, atol=1e-5)
+    net, x = made_up["inception"], torch.rand(2, 3, 299, 299) * 2 - 1
+    torch.testing.assert_close(net.maps(x, ["block11"])["block11"].mean((2, 3)), net((x + 1) * 127.5), rtol=1e-4, atol=1e-5)
+
+
 def test_the_digest_stands_for_the_weights(made_up):
     net = DINOv2()
     assert len(net.digest) == 16 and net.digest != made_up["dinov2"].digest

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,8 @@ from making import tiny_config
 SRC = Path(handful.__file__).parent
 GROUND = {"errors", "files", "tensors", "fetch", "unpickle", "rng", "seam", "catalog", "config", "_lazy", "__init__"}
 MAY_IMPORT = {                                           # room -> rooms it may import; everything on the ground floor is free
-    "ops": set(), "features": set(), "nn": {"ops"}, "arch": {"nn", "ops"}, "data": set(), "augment": {"ops"}, "losses": set(),
-    "terms": {"features", "nn", "ops"}, "recipes": set(), "infer": set(),
+    "ops": set(), "features": set(), "nn": {"ops"}, "arch": {"features", "nn", "ops"}, "data": set(), "augment": {"ops"}, "losses": set(),
+    "terms": {"features", "nn", "ops"}, "recipes": set(), "infer": {"nn"},
     "interop": set(), "metrics": {"infer", "features", "data", "nn"}, "training": {"data", "features", "infer", "metrics", "nn", "ops", "recipes"},
     "reproduce": {"training", "infer", "metrics", "features", "recipes"},
     "cli": {"training", "infer", "metrics", "data", "features", "recipes", "reproduce"}}
@@ -66,6 +67,23 @@ def test_a_file_is_its_registration():
             assert catalog.load(kind, name) is not None and catalog.summary(kind, name)
     with pytest.raises(UsageError, match="unknown term 'lecan'; did you mean 'lecam'?"):
         catalog.load("terms", "lecan")
+
+
+def test_a_family_may_have_one_network_alone(monkeypatch):
+    """Its generator or its discriminator; whoever asks for the other is told which families have one."""
+    from handful.arch import dcgan
+    from handful.cli.list import describe
+
+    lone = types.ModuleType("handful.arch.lone", '"""A discriminator alone."""')
+    lone.Discriminator = dcgan.Discriminator
+    monkeypatch.setitem(sys.modules, "handful.arch.lone", lone)
+    every = catalog.names
+    monkeypatch.setattr(catalog, "names", lambda kind: every(kind) + ["lone"] * (kind == "arch"))
+    parsed = tiny_config("d=lone", "data.resolution=32")
+    assert type(catalog.build("arch", parsed.d, "Discriminator", resolution=32, channels=3, num_classes=0)) is dcgan.Discriminator
+    with pytest.raises(UsageError, match=f"arch 'lone' has no generator; these have one: {', '.join(every('arch'))}$"):
+        tiny_config("g=lone")
+    assert list(describe("arch", "lone")["settings"]) == ["Discriminator"]
 
 
 def test_a_class_outside_the_package_needs_no_fork():

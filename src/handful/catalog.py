@@ -61,7 +61,7 @@ def names(kind: str) -> list[str]:
 
 
 def load(kind: str, name: str) -> Any:
-    """The class of a method; for `arch` the module with its `Generator` and `Discriminator`. Raises UsageError with the nearest name."""
+    """The class of a method; for `arch` the module with its `Generator`, its `Discriminator`, or both. Raises UsageError with the nearest name."""
     if is_outside(name):
         return _outside(kind, name)
     if name not in names(kind):
@@ -76,12 +76,21 @@ def part(kind: str, name: str, which: str) -> type:
     Raises UsageError where a class outside of the package is not what its place wants.
     """
     found = load(kind, name)
-    found = found if inspect.isclass(found) or not which else getattr(found, which, None)
+    if inspect.ismodule(found) and which not in networks(name):
+        having = [n for n in names(kind) if which in networks(n)]
+        raise UsageError(f"{_one(kind)} '{name}' has no {which.lower()}; these have one: {', '.join(having)}")
+    found = getattr(found, which) if inspect.ismodule(found) else found
     if not inspect.isclass(found):
         raise UsageError(f"{_one(kind)} '{name}' is not a class; write it as package.module:Class")
     if is_outside(name):
         _must_fit(kind, found, name, which)
     return found
+
+
+def networks(name: str) -> dict[str, type]:
+    """The networks of an architecture's file by their names there, "Generator" and "Discriminator": it has both, or one of them."""
+    module = load("arch", name)
+    return {which: getattr(module, which) for which in ("Generator", "Discriminator") if inspect.isclass(getattr(module, which, None))}
 
 
 def _must_fit(kind: str, cls: type, name: str, which: str) -> None:

@@ -102,6 +102,9 @@ def _well_formed(state: Mapping[str, Any]) -> None:
         value = progress.get(name)
         if value is not None and (type(value) is not int or not 0 <= value <= most or name == "threads" and value < 1):
             raise ValueError(f"its progress has no sound '{name}'")
+    frozen = state.get("frozen", {})
+    if not isinstance(frozen, dict) or not all(isinstance(v, str) and len(v) < LONGEST for pair in frozen.items() for v in pair):
+        raise ValueError("its part 'frozen' is not a dict of digests")
     for name in ("sec", "scored_sec"):
         value = progress.get(name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < MOST_IMAGES):

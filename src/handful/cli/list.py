@@ -52,7 +52,7 @@ def describe(kind: str, name: str) -> dict[str, Any]:
     A part is "" where the method is one class or function.
     """
     found = catalog.load(kind, name)
-    parts = {which: catalog.part(kind, name, which) for which in ("Generator", "Discriminator")} if kind == "arch" else {"": found}
+    parts = catalog.networks(name) if kind == "arch" else {"": found}
     module = found if inspect.ismodule(found) else inspect.getmodule(found)
     return {"kind": kind, "name": name, "doc": inspect.getdoc(module) or "",
             "settings": {which: _settings(part) for which, part in parts.items()},

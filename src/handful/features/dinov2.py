@@ -10,10 +10,14 @@ Unverified: no registry carries the weights; shapes and wiring are tested on mad
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from handful.errors import UsageError
 from handful.features.extractor import Extractor
 from handful.features.resize import pillow_bicubic
 from handful.features.vgg16 import standardised
@@ -27,6 +31,7 @@ class DINOv2(Extractor):
     name = "dinov2"
     dim = 384
     resize = "antialiased bicubic of Pillow on floats, clipped to 0..255, to 224x224"
+    stages = {f"block{i + 1}": (384, _PATCH) for i in range(_DEPTH)}
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,13 +45,25 @@ class DINOv2(Extractor):
     def _resized(self, x: Tensor) -> Tensor:
         return pillow_bicubic(x, 224)
 
-    def _features(self, x: Tensor) -> Tensor:
+    def _tokens(self, x: Tensor) -> Iterator[Tensor]:
+        """After each block the class token, then those of the patches row by row: [B,1+side*side,384]."""
+        if x.shape[2] != x.shape[3] or x.shape[2] % _PATCH:
+            raise UsageError(f"dinov2 takes square images with a side that is a multiple of {_PATCH} pixels, not {tuple(x.shape[2:])}")
         x = self.patch(standardised(x))  # [B,384,16,16]
         side = x.shape[-1]
         x = torch.cat([self.cls_token.expand(len(x), -1, -1), x.flatten(2).transpose(1, 2)], 1) + self.positions(side)  # [B,1+256,384]
         for block in self.blocks:
             x = block(x)
-        return self.norm(x[:, 0])
+            yield x
+
+    def _stages(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
+        side = x.shape[3] // _PATCH
+        for name, tokens in zip(self.stages, self._tokens(x)):
+            yield name, tokens[:, 1:].transpose(1, 2).unflatten(2, (side, side))
+
+    def _features(self, x: Tensor) -> Tensor:
+        (tokens,) = deque(self._tokens(x), maxlen=1)
+        return self.norm(tokens[:, 0])
 
     def positions(self, side: int) -> Tensor:
         """The learnt positions for side x side patches: [1,1+side*side,384], that of the class token first."""

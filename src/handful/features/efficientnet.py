@@ -10,6 +10,9 @@ Deviation: normalisations are folded into the convolutions (rounding alone).
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,6 +30,7 @@ class EfficientNet(Extractor):
     name = "efficientnet"
     dim = 1280
     resize = "antialiased bicubic of Pillow on floats, clipped to 0..255, to 224x224"
+    stages = {f"stage{i + 1}": (channels, math.prod(s[3] for s in _STAGES[:i + 1]) * 2) for i, (channels, *_) in enumerate(_STAGES)}
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,12 +48,17 @@ class EfficientNet(Extractor):
     def _resized(self, x: Tensor) -> Tensor:
         return pillow_bicubic(x, 224)
 
-    def _features(self, x: Tensor) -> Tensor:
+    def _stages(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
         x = ((x - 127) / 128).contiguous(memory_format=torch.channels_last)
         x = self.stem(_same(x, 3)).clamp_(0, 6)
-        for block in self.blocks:
-            x = block(x)
-        return self.head(x).clamp_(0, 6).mean((2, 3))
+        blocks = iter(self.blocks)
+        for name, (*_, repeats) in zip(self.stages, _STAGES):
+            for _ in range(repeats):
+                x = next(blocks)(x)
+            yield name, x
+
+    def _features(self, x: Tensor) -> Tensor:
+        return self.head(self._last(x)).clamp_(0, 6).mean((2, 3))
 
 
 def _same(x: Tensor, kernel: int) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from importlib import import_module
@@ -40,12 +42,13 @@ class Extractor(nn.Module):
     """A frozen network in eval mode. `load()` has the pretrained weights, the constructor makes untrained ones.
 
     name: also that of its weights. dim: length of a feature vector. resize: how images come to the size of the network, in words.
-    batch: images of one pass; more are taken in turn.
+    stages: the maps that it can give, {name: (channels, stride in pixels)}. batch: images of one pass; more are taken in turn.
     """
 
     name: str
     dim: int
     resize: str
+    stages: Mapping[str, tuple[int, int]] = {}
     batch: int = 16
 
     @classmethod
@@ -77,8 +80,7 @@ class Extractor(nn.Module):
         Always computed in fp32: autocast and TF32 are off inside. Gradients flow to images that want them. Raises UsageError on
         other shapes.
         """
-        if images.dim() != 4 or images.shape[1] not in (1, 3) or 0 in images.shape[2:]:
-            raise UsageError(f"{self.name} takes images [B,3,H,W] or [B,1,H,W], not {tuple(images.shape)}")
+        self._check(images)
         device = next(self.parameters()).device
         found = []
         with _fp32(device):
@@ -87,13 +89,45 @@ class Extractor(nn.Module):
                 found.append(self._features(x.expand(-1, 3, -1, -1)))
         return torch.cat(found) if found else images.new_zeros(0, self.dim, dtype=torch.float32, device=device)
 
+    def maps(self, images: Tensor, stages: Collection[str]) -> dict[str, Tensor]:
+        """The maps [B,channels,H/stride,W/stride] (rounded as the network's padding has it) of these `stages`, for networks that are trained on them.
+
+        images [B,C,H,W], floating point in [-1,1], C 3 or 1 (repeated to 3), taken at the size that they have. The pass goes no further than the
+        last stage that is wanted, in one batch, in the precision that autocast says, and gradients flow to the images. Raises UsageError for other
+        shapes and for names that are not in `stages`.
+        """
+        if unknown := sorted(set(stages) - self.stages.keys()):
+            raise UsageError(f"{self.name} has no stage '{unknown[0]}'{nearest(unknown[0], self.stages)}; it has {', '.join(self.stages)}")
+        self._check(images)
+        found: dict[str, Tensor] = {}
+        for name, x in self._stages(((images + 1) * 127.5).expand(-1, 3, -1, -1)):
+            if name in stages:
+                kind = x.device.type
+                found[name] = x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+            if len(found) == len(set(stages)):
+                break
+        return found
+
+    def _check(self, images: Tensor) -> None:
+        if images.dim() != 4 or images.shape[1] not in (1, 3) or 0 in images.shape[2:]:
+            raise UsageError(f"{self.name} takes images [B,3,H,W] or [B,1,H,W], not {tuple(images.shape)}")
+
     def _resized(self, x: Tensor) -> Tensor:
         """[B,C,H,W], 0..255 -> the size of the network, 0..255."""
+        raise NotImplementedError
+
+    def _stages(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """[B,3,H,W], 0..255 -> (name, map) of each of `stages`, in the order of the network. Nothing writes into a map that was given."""
         raise NotImplementedError
 
     def _features(self, x: Tensor) -> Tensor:
         """[B,3,H,W], 0..255 -> [B,dim]."""
         raise NotImplementedError
+
+    def _last(self, x: Tensor) -> Tensor:
+        """The map of the last stage."""
+        ((_, last),) = deque(self._stages(x), maxlen=1)       # the others aren't kept
+        return last
 
 
 @contextmanager

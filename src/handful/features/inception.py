@@ -12,6 +12,8 @@ count padding keeps the bias), so that fewer channels are pooled.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -35,6 +37,8 @@ class Inception(Extractor):
 
     name = "inception"
     dim = 2048
+    stages = {"stem1": (64, 4), "stem2": (192, 8)} | {f"block{i + 1}": stage for i, stage in enumerate(
+        [(256, 8), (288, 8), (288, 8), (768, 16), *[(768, 16)] * 4, (1280, 32), (2048, 32), (2048, 32)])}
 
     def __init__(self, resize: str = "official") -> None:
         super().__init__()
@@ -49,7 +53,7 @@ class Inception(Extractor):
             + [_C(mid) for mid in (128, 160, 160, 192)]
             + [_D(), _E(1280, largest=False), _E(2048, largest=True)]
         )
-        self._last: dict[str, Tensor] = {}
+        self._logits: dict[str, Tensor] = {}
         self.requires_grad_(False).eval()
 
     def logits(self, features: Tensor, bias: bool = False) -> Tensor:
@@ -58,24 +62,29 @@ class Inception(Extractor):
         The last layer is an entry of its own, which no package carries and nobody here has verified: raises HandfulError, naming
         `handful weights get inception_logits`, where it is absent.
         """
-        if not self._last:
-            self._last = {name: torch.from_numpy(array) for name, array in weights.load("inception_logits").items()}
-        weight, offset = (self._last[name].to(features) for name in ("weight", "bias"))
+        if not self._logits:
+            self._logits = {name: torch.from_numpy(array) for name, array in weights.load("inception_logits").items()}
+        weight, offset = (self._logits[name].to(features) for name in ("weight", "bias"))
         return F.linear(features, weight, offset if bias else None)
 
     def _resized(self, x: Tensor) -> Tensor:
         return self._resize(x, 299)
 
-    def _features(self, x: Tensor) -> Tensor:
+    def _stages(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
         x = ((x - 128) / 128).contiguous(memory_format=torch.channels_last)
         for i, conv in enumerate(self.stem):
             if i == 3:
                 x = F.max_pool2d(x, 3, 2)
+                yield "stem1", x
             x = conv(x).relu_()
         x = F.max_pool2d(x, 3, 2)
-        for block in self.blocks:
+        yield "stem2", x
+        for i, block in enumerate(self.blocks):
             x = block(x)
-        return x.mean((2, 3))
+            yield f"block{i + 1}", x
+
+    def _features(self, x: Tensor) -> Tensor:
+        return self._last(x).mean((2, 3))
 
 
 class _Mixed(nn.Module):

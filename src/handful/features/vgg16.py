@@ -9,6 +9,8 @@ usual input scaling, and an antialiased resize, so that values are close to the 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -32,6 +34,7 @@ class VGG16(Extractor):
     name = "vgg16"
     dim = 4096
     resize = "antialiased bicubic of Pillow on floats, clipped to 0..255, to 224x224"
+    stages = {"relu1_2": (64, 1), "relu2_2": (128, 2), "relu3_3": (256, 4), "relu4_3": (512, 8), "relu5_3": (512, 16)}
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,13 +45,17 @@ class VGG16(Extractor):
     def _resized(self, x: Tensor) -> Tensor:
         return pillow_bicubic(x, 224)
 
-    def _features(self, x: Tensor) -> Tensor:
-        x = standardised(x).contiguous(memory_format=torch.channels_last)
-        for conv, (*_, pool, _compared) in zip(self.convs, _NETS["vgg16"]):
+    def _stages(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
+        x, names = standardised(x).contiguous(memory_format=torch.channels_last), iter(self.stages)
+        for conv, (*_, pool, compared) in zip(self.convs, _NETS["vgg16"]):
             if pool is not None:
                 x = F.max_pool2d(x, *pool)
             x = conv(x).relu_()
-        x = F.max_pool2d(x, 2, 2).flatten(1)  # [B,512,7,7] -> [B,25088], channel by channel
+            if compared:                                      # the last of each size, which LPIPS takes too
+                yield next(names), x
+
+    def _features(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(self._last(x), 2, 2).flatten(1)  # [B,512,7,7] -> [B,25088], channel by channel
         for layer in self.fc:
             x = layer(x).relu_()
         return x

@@ -16,6 +16,7 @@ from .. import config as config_module
 from ..config import Config
 from ..errors import HandfulError, UsageError, nearest
 from ..files import parse_json
+from ..nn import frozen
 from ..rng import derive
 from ..seam import Discriminator, Generator
 
@@ -208,18 +209,20 @@ def _from_safetensors(path: Path, device: torch.device, trust: Iterable[str]) ->
     if not (seen.isdecimal() and seen.isascii() and len(seen) < 16):
         raise HandfulError(f"{path}: its metadata says images_seen={seen[:30]!r}, which is no count; it was changed")
     check_networks(config, str(path), header)
-    return _filled(config, tensors.read_tensors(path), int(seen), path).to(device)
+    held = parse_json(metadata.get("frozen", "{}"), f"the digests in {path}", dict)
+    return _filled(config, tensors.read_tensors(path), int(seen), path, held).to(device)
 
 
 def model_of(state: Mapping[str, Any], path: Path, trust: Iterable[str] = ()) -> Model:
     """The averaged generator of a checkpoint's contents, on the CPU. path: where they come from. Errors: as of `load`."""
     config = config_module.from_file(parse_json(state["config"], f"the configuration in {path}", dict), str(path), trust)
     check_networks(config, str(path), tensors.header_of(state["G_ema"]))
-    return _filled(config, state["G_ema"], state["progress"]["images_seen"], path)
+    return _filled(config, state["G_ema"], state["progress"]["images_seen"], path, state.get("frozen", {}))
 
 
-def _filled(config: Config, found: Mapping[str, Tensor], images_seen: int, path: Path) -> Model:
+def _filled(config: Config, found: Mapping[str, Tensor], images_seen: int, path: Path, held: Mapping[str, str]) -> Model:
     tensors.must_be_finite(found, str(path))
     generator = generator_of(config)
+    frozen.must_be(held, str(path), G=generator)
     tensors.fill(generator, found, str(path))
     return Model(generator, config, images_seen)

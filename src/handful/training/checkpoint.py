@@ -15,6 +15,7 @@ from .. import config as config_module
 from ..config import Config
 from ..errors import HandfulError, NoPermission
 from ..files import atomic, parse_json, read_bounded, write_text
+from ..nn import frozen
 from ..tensors import FORMAT, load_checkpoint, write_tensors
 
 _NAME = re.compile(r"\d{1,15}\.pt", re.ASCII)
@@ -86,5 +87,6 @@ def newest_good(folder: Path, say: Callable[[str], None]) -> tuple[Path, dict[st
 
 def save_model(path: Path, config: Config, G_ema: torch.nn.Module, images_seen: int) -> None:
     """model.safetensors: the averaged generator alone, with the configuration in its metadata."""
+    held = frozen.digests(G=G_ema)
     write_tensors(path, G_ema.state_dict(), {"format": "pt", "handful": str(FORMAT), "config": config_module.dumps(config),
-                                             "images_seen": str(images_seen)})
+                                             "images_seen": str(images_seen), **({"frozen": json.dumps(held)} if held else {})})

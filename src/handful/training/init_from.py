@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from ..config import Config
 from ..errors import HandfulError, UsageError
 from ..files import parse_json
 from ..infer.model import check_networks, load
+from ..nn import frozen
 from ..seam import Discriminator, Generator, Term
 from . import checkpoint
 
@@ -33,12 +35,14 @@ class Start:
     G: Mapping[str, Tensor]
     D: Mapping[str, Tensor] | None
     say: Callable[[str], None]
+    held: Mapping[str, str] = field(default_factory=dict)         # digests of its frozen parts
     class_names: list[str] = field(default_factory=list)          # of the new run
 
     def __call__(self, G: Generator, D: Discriminator) -> Mapping[str, Tensor]:
         for name, net, found in (("G", G, self.G), ("D", D, self.D)):
             if found is None:
                 continue
+            frozen.must_be(self.held, f"--init-from {self.model}", **{name: net})
             try:
                 net.load_state_dict(found if name == "G" else without_wrappers(found, net.state_dict().keys()))
             except RuntimeError as error:
@@ -63,12 +67,14 @@ def starting_from(model: str | os.PathLike, trust: Iterable[str], say: Callable[
     else:
         alone = load(path, "cpu", trust)
         found = alone.generator.state_dict()
-        return Start(str(model), alone.config, alone.images_seen, found, found, None, say)
+        held = frozen.digests(G=alone.generator)
+        return Start(str(model), alone.config, alone.images_seen, found, found, None, say, held)
     config = config_module.from_file(parse_json(state["config"], f"the configuration in {path}", dict), str(path), trust)
     check_state(config, state, path)
     for name in ("G", "D", "G_ema"):
         tensors.must_be_finite(state[name], f"{path} ({name})")
-    return Start(str(model), config, state["progress"]["images_seen"], state["G_ema"], state["G"], state["D"], say)
+    return Start(str(model), config, state["progress"]["images_seen"], state["G_ema"], state["G"], state["D"], say,
+                 {re.sub(r"^D\.(inner\.)+", "D.", path): digest for path, digest in state.get("frozen", {}).items()})
 
 
 def check_state(config: Config, state: Mapping[str, Any], path: Path) -> None:

@@ -14,6 +14,7 @@ from .. import catalog, tensors
 from ..config import Config
 from ..data import Dataset, Sampler
 from ..errors import HandfulError, UsageError
+from ..nn import frozen
 from ..rng import Rng, derive
 from ..seam import CONTROLS_AUGMENT, CONTROLS_D, Context, Discriminator, Facts, Generator, Needs, Pass, Side, Term, Wrapper
 from . import distributed, ema, optim
@@ -391,13 +392,15 @@ class Trainer:
         n = self.nets
         progress = {"images_seen": self.images_seen, "iteration": self.iteration, "detours": self.detours,
                     "scored_sec": self.scored_sec, "world": self.world, "threads": self.threads}
-        return {"progress": progress, "G": n.G.state_dict(), "D": n.D.state_dict(),
+        held = frozen.digests(G=n.G, D=n.D, terms=self.terms)
+        return {"progress": progress, **({"frozen": held} if held else {}), "G": n.G.state_dict(), "D": n.D.state_dict(),
                 "G_ema": n.G_ema.state_dict(), "augment": n.augment.state_dict(), "terms": self.terms.state_dict(),
                 "optim_g": self.optim["g"].state_dict(), "optim_d": self.optim["d"].state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any], said: str = "the checkpoint") -> None:
         """What `state_dict` gave, or a checkpoint holds. said: the file that it is from. Raises HandfulError where the state isn't this run's."""
         n = self.nets
+        frozen.must_be(state.get("frozen", {}), said, G=n.G, D=n.D, terms=self.terms)
         for key, module in (("G", n.G), ("D", n.D), ("G_ema", n.G_ema), ("augment", n.augment), ("terms", self.terms)):
             tensors.fill(module, state[key], f"{said} ({key})")
         for side in ("g", "d"):
