@@ -145,8 +145,9 @@ def main() -> None:
         operators(args.batch, 4 * args.width, args.repeats)
     if "steps" in args.what:
         found = steps(args, torch.randn(8, 128, 64, 64), torch.randn(128, 128, 3, 3))
+        command = " ".join(["python benchmarks/biggan_ops.py", *(a for a in sys.argv[1:] if a not in ("--record", args.record))])
         for figure, value in found.items() if args.record else ():
-            record(f"BigGAN, CIFAR, batch {args.batch}, width {args.width}: {figure}", value, "CPU-s", "python " + " ".join(sys.argv),
+            record(f"BigGAN, CIFAR, batch {args.batch}, width {args.width}: {figure}", value, "CPU-s", command,
                    device=args.record, seed=0, group="BigGAN")
     if "penalty" in args.what:
         s = Steps(args, False)

@@ -1,9 +1,11 @@
-"""The ledger: one JSON record per measured figure in benchmarks/records, and docs/results.md made from them and from nothing else.
+"""The ledger: a record per measured figure in benchmarks/records, and docs/results.md made from them and from nothing else.
 
 A benchmark calls `record(...)` for each figure that it prints; `handful reproduce` leaves its records in a run's result.json. So no figure can
-stand on the page without its command, commit, device and seed.
+stand on the page without its command, commit, device and seed. benchmarks/records/NAME.jsonl holds a JSON record per line; NAME follows from the
+command: `python benchmarks/NAME.py` or `handful NAME` (reproduce, train), else "other". How the page is laid out: benchmarks/_sections.py.
 
     python benchmarks/ledger.py                                       writes the page
+    python benchmarks/ledger.py --plots                               and the plots whose values have changed (needs matplotlib)
     python benchmarks/ledger.py --add runs/reproduce/RUN/result.json  takes these results first; --device names the machine as the page should
 """
 
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import importlib.util
 import json
 import re
 import subprocess
@@ -18,20 +21,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
+from _page import arrange, plots, render, sections
+from _plots import draw as draw_plot
+from _plots import is_current
+from handful.files import write_text
+
 ROOT = Path(__file__).resolve().parents[1]
-RECORDS, PAGE = ROOT / "benchmarks" / "records", ROOT / "docs" / "results.md"
+RECORDS, PAGE, IMAGES = ROOT / "benchmarks" / "records", ROOT / "docs" / "results.md", ROOT / "docs" / "images"
 NEEDED = ("figure", "value", "unit", "command", "commit", "device", "seed", "date")
 MAY_HAVE = ("group", "table", "published", "share", "note")
-HEAD = """# Results
-
-Each figure was measured by the command beside it; the records lie in `benchmarks/records`. This page is generated from them
-(`python benchmarks/ledger.py`): don't edit it. A commit with a + had uncommitted changes. Rounded to four digits.
-"""
 
 
 def record(figure: str, value: float, unit: str, command: str, *, device: str, seed: int | None = None, group: str = "",
            table: str = "", published: float | None = None, note: str = "", folder: Path = RECORDS) -> Path:
-    """Writes one record, in place of an older one of the same figure on the same device with the same seed; returns its path.
+    """Writes one record, in place of an older one of the same figure on the same device with the same seed; returns the path of its file.
 
     figure: what was measured ("fastgan256: CPU-s per image"); unit: "" for a ratio. command: what makes it again, run from the
     repository's root. table: a paper's, such as "fastgan/2", where `published` stands. group: the heading on the page (none: `table`).
@@ -39,11 +44,12 @@ def record(figure: str, value: float, unit: str, command: str, *, device: str, s
     facts = {"figure": figure, "value": value, "unit": unit, "command": command, "commit": _commit(), "device": device,
              "seed": seed, "date": datetime.date.today().isoformat()}
     more = {"group": group, "table": table, "published": published, "note": note}
-    return _write(facts | {k: v for k, v in more.items() if v not in ("", None)}, folder)
+    return _put(facts | {k: v for k, v in more.items() if v not in ("", None)}, folder)
 
 
 def add(result: Path, *, device: str | None = None, folder: Path = RECORDS) -> list[Path]:
-    """Takes the records of a result.json of `handful reproduce`. device: what the page shall call the machine (none: as the file does).
+    """Takes the records of a result.json of `handful reproduce`; returns the file of each. device: what the page calls the machine (none: as the
+    file does).
 
     Raises ValueError, naming the file, where it holds no records.
     """
@@ -54,75 +60,90 @@ def add(result: Path, *, device: str | None = None, folder: Path = RECORDS) -> l
         raise ValueError(f"{result} is not a result of handful reproduce ({type(error).__name__}: {error})") from None
     if faults:
         raise ValueError(f"{result}: missing or unknown: {', '.join(faults)}")
-    return [_write(r | ({"device": device} if device else {}), folder) for r in found]
+    return [_put(r | ({"device": device} if device else {}), folder) for r in found]
 
 
-def _write(facts: Mapping[str, Any], folder: Path) -> Path:
-    share = facts.get("share", 1)
-    place = [facts.get("group") or facts.get("table", ""), facts["figure"], "" if share == 1 else f"{100 * share:.3g} percent", facts["device"],
-             "" if facts["seed"] is None else f"seed {facts['seed']}"]
-    path = folder / ("-".join(re.sub(r"[^a-z0-9]+", "-", part.lower()).strip("-") for part in place if part) + ".json")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
+def _put(facts: Mapping[str, Any], folder: Path) -> Path:
+    found = re.search(r"\bbenchmarks/(\w+)\.py|\bhandful (\w+)", facts["command"])
+    path = folder / f"{(found[1] or found[2]) if found else 'other'}.jsonl"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):                         # two benchmarks that end at the same moment both keep their figures
+        kept = [r for r in _lines(path) if _identity(r) != _identity(facts)] if path.exists() else []
+        ordered = sorted([*kept, facts], key=_identity)
+        write_text(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in ordered))
     return path
+
+
+def _identity(r: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What two records have in common when one replaces the other; records are sorted by it."""
+    share = -float(f"{r.get('share', 1):.3g}")               # it may come from a division
+    return r.get("group") or r.get("table", ""), r["figure"], share, r["device"], -1 if r["seed"] is None else r["seed"]
 
 
 def _wrong(facts: Mapping[str, Any]) -> list[str]:
     return [k for k in NEEDED if k not in facts] + [k for k in facts if k not in NEEDED + MAY_HAVE]
 
 
-def read(folder: Path = RECORDS) -> list[dict[str, Any]]:
-    """All records, by file name. Raises ValueError, naming the file and the keys, where one is not a record."""
+def _lines(path: Path) -> list[dict[str, Any]]:
     records = []
-    for path in sorted(folder.glob("*.json")):
-        facts = json.loads(path.read_text(encoding="utf-8"))
+    for number, line in enumerate(path.read_text(encoding="utf-8").rstrip("\n").split("\n"), 1):      # splitlines also breaks at U+2028
+        try:
+            facts = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{path.name}, line {number} is not a record ({error})") from None
+        if not isinstance(facts, dict):
+            raise ValueError(f"{path.name}, line {number} is not a record ({type(facts).__name__})")
         if wrong := _wrong(facts):
-            raise ValueError(f"{path.name}: missing or unknown: {', '.join(wrong)}")
+            raise ValueError(f"{path.name}, line {number}: missing or unknown: {', '.join(wrong)}")
         records.append(facts)
     return records
 
 
-def render(records: Sequence[Mapping[str, Any]]) -> str:
-    """The page: a table per group, in an order that depends on the records alone."""
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    for r in records:
-        groups.setdefault(r.get("group") or r.get("table") or "General", []).append(r)
-    lines = [HEAD if records else HEAD + "\nNothing is recorded yet.\n"]
-    for group in sorted(groups):
-        rows = sorted(groups[group], key=lambda r: (r["figure"], -r.get("share", 1), r["device"], str(r["seed"])))
-        more = [name for name, key in (("published", "published"), ("schedule", "share")) if any(key in r for r in rows)]
-        heads = ["figure", "measured", *more, "device", "seed", "command", "commit", "date", "note"]
-        lines += [f"## {group}", "", _line(heads), "|" + " --- |" * len(heads), *(_line(_cells(r, more)) for r in rows), ""]
-    return "\n".join(lines)
-
-
-def _cells(r: Mapping[str, Any], more: Sequence[str]) -> list[Any]:
-    """more: "published", and "schedule": the share of the published one that was run."""
-    said = {"published": f"{r['published']:g}" if "published" in r else "", "schedule": f"{100 * r['share']:.3g}%" if "share" in r else ""}
-    return [r["figure"], f"{r['value']:.4g} {r['unit']}".strip(), *(said[name] for name in more), r["device"], "" if r["seed"] is None else r["seed"],
-            f"`{r['command']}`", r["commit"], r["date"], r.get("note", "")]
-
-
-def _line(cells: Sequence[Any]) -> str:
-    return "| " + " | ".join(str(c).replace("|", "\\|").replace("\n", " ") for c in cells) + " |"
+def read(folder: Path = RECORDS) -> list[dict[str, Any]]:
+    """All records, by file and line. Raises ValueError, naming the file, the line and the keys, where one is not a record."""
+    return [r for path in sorted(folder.glob("*.jsonl")) for r in _lines(path)]
 
 
 def _commit() -> str:
-    """The commit that is measured, with a "+" where tracked files differ from it."""
-    return (_git("rev-parse", "--short=10", "HEAD") or "unknown") + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
+    """The commit that is measured, with a "+" where tracked files differ from it; those that this file writes don't count."""
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)benchmarks/records", ":(exclude)docs")
+    return (_git("rev-parse", "--short=10", "HEAD") or "unknown") + ("+" if changed else "")
 
 
 def _git(*args: str) -> str:
     return subprocess.run(["git", "-C", str(ROOT), *args], capture_output=True, text=True, check=False).stdout.strip()
 
 
-if __name__ == "__main__":
+def images(records: Sequence[Mapping[str, Any]], draw: bool = False, folder: Path = IMAGES) -> list[Path]:
+    """The plots that are missing or show other values than the records; draws them where asked, and removes those that the page no longer has."""
+    wanted = {folder / name: (section.plot, tables) for section, found in sections(records)
+              for name, tables in plots(section, arrange(section.layouts, found)).items()}
+    outdated = [path for path, (_, tables) in wanted.items() if not is_current(path, tables)]
+    for path in outdated if draw else ():
+        draw_plot(path, *wanted[path])
+    for path in set(folder.glob("results-*.svg")) - wanted.keys() if draw else ():
+        path.unlink()
+    return outdated
+
+
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--add", nargs="+", type=Path, default=[], metavar="RESULT")
-    parser.add_argument("--device")
+    parser.add_argument("--add", nargs="+", type=Path, default=[], metavar="RESULT", help="result.json of runs of handful reproduce")
+    parser.add_argument("--device", help="what the page calls the machine that these results come from")
+    parser.add_argument("--plots", action="store_true", help="draw the plots whose values have changed; needs matplotlib")
     args = parser.parse_args()
+    if args.plots and importlib.util.find_spec("matplotlib") is None:
+        parser.error("--plots needs matplotlib: pip install matplotlib")
     for result in args.add:
-        for path in add(result, device=args.device):
-            print(path.name)
-    PAGE.write_text(render(read()), encoding="utf-8", newline="\n")
+        paths = add(result, device=args.device)
+        for path in sorted(set(paths)):
+            print(f"{path.relative_to(ROOT)}: {paths.count(path)} records from {result}")
+    records = read()
+    write_text(PAGE, render(records))
     print(PAGE.relative_to(ROOT))
+    for path in images(records, args.plots):
+        print(path.relative_to(ROOT) if args.plots else f"{path.relative_to(ROOT)} shows older values: draw it again with --plots")
+
+
+if __name__ == "__main__":
+    main()

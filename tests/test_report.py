@@ -1,9 +1,8 @@
-"""report.html of a synthetic run, preview grids, and the ledger's page."""
+"""report.html of a synthetic run, and preview grids."""
 
 from __future__ import annotations
 
 import html.parser
-import importlib.util
 import json
 import math
 import re
@@ -257,40 +256,3 @@ def test_images_are_saved_whole_or_not_at_all(tmp_path):
         save_image(path, picture.astype(np.complex64))
     assert (np.asarray(Image.open(path)) == picture).all()   # the old file is still there
     assert {p.name for p in tmp_path.rglob("*")} == {"new", "a.png", "g.JPG", "alpha.jpg"}
-
-
-# ------------------------------------------------------------------------------------------------------------------- ledger
-
-
-@pytest.fixture(scope="module")
-def ledger():
-    path = Path(__file__).parents[1] / "benchmarks" / "ledger.py"
-    spec = importlib.util.spec_from_file_location("ledger", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_results_page_is_made_from_the_records(ledger):
-    assert ledger.PAGE.read_text(encoding="utf-8") == ledger.render(ledger.read()), "run: python benchmarks/ledger.py"
-
-
-def test_a_record_becomes_a_row_and_a_new_one_replaces_it(ledger, tmp_path):
-    def write(value):
-        return ledger.record("FID | cats", value, "", "handful reproduce fastgan/2", device="H200", seed=0, table="fastgan/2", published=35.11,
-                             folder=tmp_path)
-
-    assert write(40.0) == write(36.5)
-    ledger.record("fastgan256: CPU-s per image", 2.123456, "s", "python benchmarks/train_step.py", device="CPU", group="Speed", folder=tmp_path)
-    records = ledger.read(tmp_path)
-    page = ledger.render(records)
-    assert len(records) == 2 and page == ledger.render(records[::-1])
-    assert re.search(r"## Speed\n\n.*\n.*\n\| fastgan256: CPU-s per image \| 2\.123 s \| CPU \|", page)
-    assert re.search(r"## fastgan/2\n\n\| figure \| measured \| published \|.*\n.*\n\| FID \\\| cats \| 36\.5 \| 35\.11 \| H200 \| 0 \|", page)
-    assert re.fullmatch(r"[0-9a-f]{10}\+?|unknown\+?", records[0]["commit"])
-
-
-def test_a_file_that_is_no_record_is_named(ledger, tmp_path):
-    (tmp_path / "x.json").write_text('{"figure": "FID"}')
-    with pytest.raises(ValueError, match=r"x\.json: missing or unknown: value, unit"):
-        ledger.read(tmp_path)

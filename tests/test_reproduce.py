@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import signal
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -288,19 +288,24 @@ def test_a_score_without_its_network_is_said_before_training(monkeypatch, noise,
     assert not Path("runs").exists()
 
 
-def test_results_go_into_the_ledger(noise, tmp_path, capsys):
-    spec = importlib.util.spec_from_file_location("ledger", Path(__file__).parents[1] / "benchmarks" / "ledger.py")
-    ledger = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(ledger)
+def test_results_go_into_the_ledger(noise, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    import ledger
+
     assert reproduce(*ROW, "--scale", "0.05") == 0 and reproduce(*ROW) == 0
     for path in Path("runs/reproduce").rglob("result.json"):
-        assert len(ledger.add(path, device="a machine", folder=tmp_path / "records")) == 2
+        assert ledger.add(path, device="a machine", folder=tmp_path / "records") == [tmp_path / "records/reproduce.jsonl"] * 2
     records = ledger.read(tmp_path / "records")
     assert len(records) == 4 and {r["device"] for r in records} == {"a machine"}
+    assert Counter(round(r["share"], 6) for r in records) == {1: 2, 0.05: 2}
     page = ledger.render(records)
-    head, _, first, *_ = (line for line in page.splitlines() if line.startswith("|"))
-    assert "published | schedule | device" in head and "## diffaugment/99" in page
-    assert sum("| 100% |" in line for line in page.splitlines()) == 2 == sum("| 5% |" in line for line in page.splitlines())
+    head, _, row, *_ = ([cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("|"))
+    assert "## diffaugment/99" in page
+    assert head[1:] == [name for column in ("KID x1000", "KID x1000, 5% of the schedule", "level", "level, 5% of the schedule")
+                        for name in (column, "published")]
+    found = {(r["figure"].partition(": ")[2], round(r["share"], 6)): r["value"] for r in records}
+    assert row == ["ours, noise 10%", f"{found['KID x1000', 1]:.0f}", "256000", f"{found['KID x1000', 0.05]:.0f}", "256000",
+                   f"{found['level', 1]:.4g}", "128", f"{found['level', 0.05]:.4g}", "128"]
     (tmp_path / "result.json").write_text('{"records": [{"figure": 1}]}')
     with pytest.raises(ValueError, match=r"result.json: missing or unknown: value"):
         ledger.add(tmp_path / "result.json", folder=tmp_path / "records")
