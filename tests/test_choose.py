@@ -7,7 +7,8 @@ import torch
 
 from handful import HandfulError, config
 from handful.data import Scan
-from handful.training.choose import ADA_KIMG, choose, estimate
+from handful.training.choose import ADA_KIMG, choose
+from handful.training.estimate import estimate, of_noise
 from handful.training.run import train
 from making import picture_folder, tiny_config
 
@@ -43,22 +44,19 @@ def test_a_size_that_no_recipe_has_is_refused_before_the_images_are_read():
 @pytest.mark.parametrize("more", [["data.holdout=0.1", "train.batch=2"], ["data.holdout=0.5", "data.groups=^(.)"],
                                   ["data.holdout=0.2", "augment=test_seam:Mirror", "terms.ada_controller.statistic=r_v"]])
 def test_an_estimate_needs_no_real_images(more):
-    from handful.training.choose import estimate
-    from making import tiny_config
-
-    assert estimate(tiny_config(*more, "terms.r1.every=4", "terms.r1.own_step=true"), torch.device("cpu")).images_per_sec > 0
+    assert estimate(of_noise(tiny_config(*more, "terms.r1.every=4", "terms.r1.own_step=true"), torch.device("cpu"))).images_per_sec > 0
 
 
 def test_terms_are_told_of_the_runs_own_images_in_the_estimate():
     """Not of the noise that stands for them: a queue may be as long as the data allows."""
     whole = tiny_config("data.flip=true", "terms.insgen.queue_real=200", "augment=flip")
     whole.data.count = 100
-    assert estimate(whole, torch.device("cpu")).notes == []
+    assert of_noise(whole, torch.device("cpu")).notes == []
     whole.data.count = 99
     with pytest.raises(HandfulError, match="queue_real=200: there are only 198 training images, flips counted"):
-        estimate(whole, torch.device("cpu"))
+        estimate(of_noise(whole, torch.device("cpu")))
     whole.data.count = 0                                     # not known: a row of a table
-    assert estimate(whole, torch.device("cpu")).images_per_sec > 0
+    assert estimate(of_noise(whole, torch.device("cpu"))).images_per_sec > 0
 
 
 def test_a_dry_run_says_what_the_run_would(tmp_path):

@@ -136,6 +136,27 @@ def test_augment_treats_images_apart_and_slices_like_the_whole(name):
 # ----------------------------------------------------------------------------------------------------------- losses, terms
 
 
+@names("terms")
+def test_a_term_can_be_put_back_to_where_it_was(name):
+    """Steps inside `Trainer.preserved` (the estimate, the choice of threads) leave no trace in what follows."""
+    ends = []
+    for tried in (False, True):
+        trainer = run_steps(tiny_trainer(f"terms.{name}.use={name}", *TERMS_NEED.get(name, []), g={"use": "tiny:TinyG", "noise": 0.1}), 2)
+        trainer.take_log()
+        if tried:
+            with trainer.preserved():
+                for term in trainer.terms.values():
+                    term.assume_typical(trainer.nets)
+                run_steps(trainer, 3)
+                trainer.take_log()
+        run_steps(trainer, 3)
+        ends.append((trainer.state_dict(), trainer.take_log()))
+    (plain, log), (again, log_again) = ends
+    assert log == log_again or str(log) == str(log_again)                   # NaN where there is nothing finite
+    for part in ("G", "D", "G_ema", "augment", "terms"):
+        assert all(torch.equal(v, again[part][k]) or v.isnan().all() for k, v in plain[part].items())
+
+
 @names("losses")
 @pytest.mark.parametrize("shape", [(6,), (6, 50)])
 def test_loss_is_finite_and_moves_logits_apart(name, shape):

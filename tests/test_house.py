@@ -20,14 +20,15 @@ from handful.errors import UsageError
 from making import tiny_config
 
 SRC = Path(handful.__file__).parent
-GROUND = {"errors", "files", "tensors", "fetch", "unpickle", "rng", "seam", "catalog", "config", "_lazy", "__init__"}
+GROUND = {"errors", "files", "tensors", "fetch", "unpickle", "rng", "seam", "catalog", "config", "_lazy", "gradients", "__init__"}
 MAY_IMPORT = {                                           # room -> rooms it may import; everything on the ground floor is free
     "ops": set(), "features": set(), "nn": {"ops"}, "arch": {"features", "nn", "ops"}, "data": set(), "augment": {"ops"}, "losses": set(),
     "terms": {"features", "nn", "ops"}, "recipes": set(), "infer": {"nn"},
     "interop": set(), "metrics": {"infer", "features", "data", "nn"}, "training": {"data", "features", "infer", "metrics", "nn", "ops", "recipes"},
     "reproduce": {"training", "infer", "metrics", "features", "recipes"},
     "cli": {"training", "infer", "metrics", "data", "features", "recipes", "reproduce"}}
-GROUND_ORDER = {"errors": set(), "files": {"errors"}, "fetch": {"errors"}, "unpickle": {"errors"}, "rng": set(), "seam": {"rng"},
+GROUND_ORDER = {"errors": set(), "files": {"errors"}, "fetch": {"errors"}, "unpickle": {"errors"}, "rng": set(), "seam": {"gradients", "rng"},
+                "gradients": {"seam"},                           # for its types alone
                 "tensors": {"errors", "files"}, "catalog": {"errors", "seam"}, "config": {"catalog", "errors", "files"},
                 "_lazy": {"catalog", "errors"}}
 

@@ -199,7 +199,7 @@ def test_needs_are_what_is_read():
     logits = View(logits=True)
     for term, real, fake in ((GradientPenalty(), logits, logits), (DRAGAN(), logits, View()), (Consistency(), logits, View())):
         need = term.needs("d")
-        assert (need.real, need.fake, need.fake_labels) == (real, fake, "random") and term.needs("g") is None and term.gain is None
+        assert (need.real, need.fake, need.same_labels) == (real, fake, False) and term.needs("g") is None and term.gain is None
     assert not DRAGAN().exact_under_accumulation and GradientPenalty().exact_under_accumulation and Consistency().exact_under_accumulation
 
 

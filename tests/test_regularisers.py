@@ -49,7 +49,7 @@ def test_needs_are_what_is_read(cls, which):
     term = cls()
     need = term.needs("d")
     assert getattr(need, which) == View(pixel_grad=True) and not (need.fake if which == "real" else need.real)
-    assert need.fake_labels == "random" and term.needs("g") is None and term.exact_under_accumulation
+    assert not need.same_labels and term.needs("g") is None and term.exact_under_accumulation
     lazy = cls(gamma=1.0, every=16, own_step=True)
     assert (lazy.every, lazy.own_step, lazy.gain) == (16, True, None) and lazy.active("d", 32, 0) and not lazy.active("d", 33, 0)
 

@@ -17,9 +17,9 @@ from PIL import Image
 import handful
 from handful import HandfulError, UsageError
 from handful.data import Dataset
-from handful.training import Run, checkpoint, choose
+from handful.training import Run, checkpoint, choose, start
 from handful.training import loop as fit_module
-from handful.training import run as run_module
+from handful.training.estimate import Estimate
 from handful.training.trainer import Trainer
 from making import picture_folder, tiny_trainer, weights
 from runs import TINY, TINY_SETTINGS, command, load, refused, same, tensors
@@ -385,13 +385,34 @@ def test_after_a_roll_back_a_run_still_resumes_bit_for_bit(photos, monkeypatch):
             self.nets.D.stem.weight.data.fill_(float("nan"))
 
     monkeypatch.setattr(Trainer, "step", breaking)
-    monkeypatch.setattr("handful.training.choose.estimate", lambda *args: choose.Estimate(1, 1, 1, ""))
+    monkeypatch.setattr("handful.training.start.estimate", lambda *args: Estimate(1, 1, 1, ""))
     how = dict(recipe="fastgan64_narrow", res=16, batch=4, device="cpu", quiet=True, settings=TINY_SETTINGS)
     handful.train(photos, out="whole", kimg=0.08, **how)
     handful.train(photos, out="parts", kimg=0.04, **how)
     assert Run(Path("parts"), trust=("tiny",)).config().seed == 0 and tensors(Path("parts"), 40)["progress"]["detours"] == 1
     handful.train(resume="parts", kimg=0.08, device="cpu", quiet=True, trust=["tiny"])
     assert same(tensors(Path("whole"), 80), tensors(Path("parts"), 80))
+
+
+def test_the_estimate_leaves_no_trace(photos, monkeypatch):
+    """It runs steps of the trainer that then trains: a run with it and one without are the same in every file, from the first checkpoint on."""
+    more = TINY_SETTINGS | {"augment": "ada", "terms": {"ada_controller": {"kimg": 0.01, "interval": 1}, "path_length": {"every": 2},
+                                                        "lecam": {"start": 0}, "r1": {"gamma": 1.0, "every": 2, "own_step": True},
+                                                        "insgen": {"queue_real": 8, "queue_fake": 8, "tap": "pre_logits"}},
+                            "optim_d.warmup_kimg": 0.02, "train.threads": 1, "every.checkpoint_kimg": 0.008, "every.keep_checkpoints": 9}
+    how = dict(recipe="fastgan64_narrow", res=16, batch=4, kimg=0.024, device="cpu", quiet=True, settings=more)
+    torch.manual_seed(7)
+    handful.train(photos, out="with", **how)
+    monkeypatch.setattr(start, "estimate", lambda trainer: Estimate(1, 1, 1, "", 1))
+    torch.manual_seed(7)
+    handful.train(photos, out="without", **how)
+    steps = [0, 8, 16, 24]
+    assert [int(p.stem) for p in sorted(Path("with/checkpoints").glob("*.pt"))] == steps
+    for images in steps:
+        a, b = (tensors(Path(folder), images) for folder in ("with", "without"))
+        assert same({k: v for k, v in a.items() if k != "progress"}, {k: v for k, v in b.items() if k != "progress"})
+    a, b = (Path(folder, "model.safetensors").read_bytes() for folder in ("with", "without"))
+    assert a == b and Path("with/config.json").read_bytes() == Path("without/config.json").read_bytes()
 
 
 def test_a_setting_that_came_later_does_not_stop_an_old_run(done):
@@ -403,7 +424,7 @@ def test_a_setting_that_came_later_does_not_stop_an_old_run(done):
 
 
 def test_two_runs_that_start_at_once_take_two_folders(photos, monkeypatch):
-    loads, nested = run_module._load, []
+    loads, nested = start.load_data, []
 
     def slow(config, say, quiet):
         if not nested:                                                       # meanwhile, another one starts and ends
@@ -411,7 +432,7 @@ def test_two_runs_that_start_at_once_take_two_folders(photos, monkeypatch):
             nested.append(handful.train(photos, **how).folder)
         return loads(config, say, quiet)
 
-    monkeypatch.setattr(run_module, "_load", slow)
+    monkeypatch.setattr(start, "load_data", slow)
     how = dict(recipe="fastgan64_narrow", kimg=0, res=16, batch=4, device="cpu", quiet=True, settings=TINY_SETTINGS)
     assert {handful.train(photos, **how).folder.name, nested[1].name} == {"photos-fastgan64_narrow", "photos-fastgan64_narrow-2"}
     nested.clear()

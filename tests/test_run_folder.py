@@ -327,9 +327,8 @@ def test_init_from_takes_one_snapshot_and_raw_g(done, photos, capsys):
 
 
 def test_a_bad_init_from_fails_before_the_data_is_read(photos, monkeypatch, capsys):
-    from handful.training import run as run_module
 
-    monkeypatch.setattr(run_module.data, "scan", lambda *_, **__: pytest.fail("the data was read"))
+    monkeypatch.setattr("handful.data.scan", lambda *_, **__: pytest.fail("the data was read"))
     for bad in ("nowhere", "nowhere.pt", str(photos)):
         assert command("train", photos, "--init-from", bad, *TINY) == 1
     Path("bad.pt").write_bytes(b"no checkpoint")

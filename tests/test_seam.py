@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from handful.seam import Augment, Augmented, Discriminator, Needs, OptimConfig, Result, Term, View
+from handful.seam import Augment, Augmented, Discriminator, Needs, Result, Term, View
 from making import noise_set, run_steps, tiny_trainer, weights
 
 OVER = {"augment": {"use": "test_seam:Mirror"}}
@@ -114,7 +114,7 @@ class PathLength(Term):
 class Instances(Term):
     """InsGen's: a head per side of D's features with settings of its own, a momentum copy of D, a ring of keys."""
 
-    optim = {"head": ("d", OptimConfig(lr=1e-2, betas=(0.0, 0.99))), "fake_head": ("d", OptimConfig(lr=2e-2, betas=(0.0, 0.99)))}
+    optim = {"head": ("d", {"lr": 1e-2, "betas": (0.0, 0.99)}), "fake_head": ("d", {"lr": 2e-2, "betas": (0.0, 0.99)})}
     exact_under_accumulation = True
 
     def __init__(self, length: int = 24) -> None:

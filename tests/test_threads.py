@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import handful
-from handful.training import choose, log, threads
+from handful.training import log, threads
+from handful.training.estimate import estimate, of_noise
 from handful.training.threads import Watch, best, candidates, fixed, measure, measure_in_place
 from handful.training.trainer import Trainer
 from making import run_steps, tiny_config, tiny_trainer, weights
@@ -189,11 +190,11 @@ def test_the_estimate_leaves_the_first_step_out_and_gives_a_range_when_busy(monk
     config = tiny_config("train.kimg=100")
     pace = iter([2.0])
     monkeypatch.setattr(Trainer, "step", lambda self: time.sleep(next(pace, 0.02)))
-    found = choose.estimate(config, torch.device("cpu"))
+    found = estimate(of_noise(config, torch.device("cpu")))
     assert 300 < found.images_per_sec < 401 and " to " not in found.line and found.threads == 1
     busy = iter([0.02, *[0.02, 0.06, 0.02] * 9])
     monkeypatch.setattr(Trainer, "step", lambda self: time.sleep(next(busy, 0.02)))
-    line = choose.estimate(config, torch.device("cpu")).line
+    line = estimate(of_noise(config, torch.device("cpu"))).line
     assert " to " in line and "other programs use this machine" in line
     low, high = (float(v) for v in line.split("about ")[1].split(" images")[0].split(" to "))
     assert 100 < low < 134 and 300 < high < 401

@@ -16,6 +16,7 @@ from typing import Any
 from .errors import UsageError, nearest
 
 KINDS = ("arch", "augment", "losses", "terms", "metrics", "recipes")
+PLACES = {"g": ("arch", "Generator"), "d": ("arch", "Discriminator"), "augment": ("augment", ""), "loss": ("losses", "")}    # of a configuration
 _FILLED_IN = ("resolution", "channels", "num_classes")       # known from the data set
 _COUNTS = ("layers", "blocks", "depth")                      # settings so called, or ending so, say how many modules are made
 MOST_LAYERS = 64

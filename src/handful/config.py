@@ -32,8 +32,8 @@ def _to_use(value: Any) -> Any:
 UseField = Annotated[Use, BeforeValidator(_to_use), PlainSerializer(lambda u: {"use": u.name, **u.kwargs})]
 
 
-Side = Annotated[int, Field(ge=4, le=4096)]                   # pixels
-Sides = Annotated[Side | tuple[Side, Side], AfterValidator(lambda r: r[0] if isinstance(r, tuple) and r[0] == r[1] else r)]
+Pixels = Annotated[int, Field(ge=4, le=4096)]
+Resolution = Annotated[Pixels | tuple[Pixels, Pixels], AfterValidator(lambda r: r[0] if isinstance(r, tuple) and r[0] == r[1] else r)]
 Names = Annotated[list[str], BeforeValidator(lambda v: [n.strip() for n in v.split(",")] if isinstance(v, str) and v else v)]   # or "kid,fid"
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -46,7 +46,7 @@ class Data(Section):
     """What is trained on, and how a file becomes a tensor."""
 
     path: str = Field("", description="as typed: a folder, a zip, or a name such as cifar10:10%")
-    resolution: Sides = Field(256, description="pixels; or [height, width]")
+    resolution: Resolution = Field(256, description="pixels; or [height, width]")
     channels: Literal[1, 3] = Field(3, description="grey or colour")
     fit: Literal["crop", "pad", "stretch", "zoomed"] = Field(
         "crop", description="how another aspect ratio becomes this one; zoomed: a crop of random size, drawn for each image once, by the seed")
@@ -158,7 +158,6 @@ class Config(Section):
 
 
 BEFORE = (("d", "biggan", "skip", "plain"),)                  # place, method, setting, and what was done before there was the setting
-_METHODS = {"g": ("arch", "Generator"), "d": ("arch", "Discriminator"), "augment": ("augment", ""), "loss": ("losses", "")}
 
 
 def sections(tree: Mapping[str, Any], *names: str) -> Config:
@@ -176,7 +175,7 @@ def parse(tree: Mapping[str, Any]) -> Config:
             raise UsageError(f"a term can't be called '{name}'; give it a name of letters and digits, and the method by terms.NAME.use")
     tree = {**tree, "terms": {k: _named(k, v) for k, v in terms.items() if v is not None}}
     config = _validated(tree)
-    for name, (kind, which) in _METHODS.items():
+    for name, (kind, which) in catalog.PLACES.items():
         catalog.check(kind, getattr(config, name), name, which)
     for key, use in config.terms.items():
         catalog.check("terms", use, f"terms.{key}")
@@ -195,7 +194,7 @@ def resolved(config: Config) -> Config:
 
     out = config.model_copy(deep=True)
     out.handful = __version__
-    for name, (kind, which) in _METHODS.items():
+    for name, (kind, which) in catalog.PLACES.items():
         setattr(out, name, _filled(kind, getattr(out, name), which))
     out.terms = {k: _filled("terms", use) for k, use in out.terms.items()}
     return out
@@ -256,7 +255,7 @@ def refuse_outside(tree: Mapping[str, Any], said: str, trust: Iterable[str] = ()
 def outside(tree: Mapping[str, Any]) -> dict[str, str]:
     """The classes outside of the package that a plain tree names, by their places: {"g": "mypackage.mymodule:MyG", "terms.mine": ...}."""
     terms = tree.get("terms") if isinstance(tree.get("terms"), Mapping) else {}
-    places = {**{place: tree.get(place) for place in _METHODS}, **{f"terms.{key}": value for key, value in terms.items()}}
+    places = {**{place: tree.get(place) for place in catalog.PLACES}, **{f"terms.{key}": value for key, value in terms.items()}}
     named = {place: value.get("use") if isinstance(value, Mapping) else value for place, value in places.items()}
     named = {place: value.name if isinstance(value, Use) else value for place, value in named.items()}
     scores = tree.get("evaluate") if isinstance(tree.get("evaluate"), Mapping) else {}
@@ -288,14 +287,14 @@ def assign(tree: dict[str, Any], settings: Iterable[str]) -> dict[str, Any]:
             if not isinstance(node.get(key), dict):
                 if depth and parents[0] == "terms":
                     node[key] = {"use": key}
-                elif isinstance(node.get(key), str) and key in _METHODS:
+                elif isinstance(node.get(key), str) and key in catalog.PLACES:
                     node[key] = {"use": node[key]}
                 elif node.get(key) is None:
                     node[key] = {}
                 else:
                     raise UsageError(f"--set {setting}: '{'.'.join(parents[:depth + 1])}' is a value, not a section")
             node = node[key]
-        if path in _METHODS and isinstance(value, str):
+        if path in catalog.PLACES and isinstance(value, str):
             value = {"use": value}
         node[last] = value
     return tree

@@ -6,7 +6,7 @@ network once per micro-batch, multiplies lazy terms, reduces over processes and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from . import gradients
 from .rng import Rng, ambient
 
 Side = Literal["d", "g"]
@@ -138,17 +139,16 @@ class View:
 class Needs:
     """What is wanted of the passes of one phase; needs of several terms are joined with |.
 
-    fake_labels: "random" (from the data set's own labels) or "real" (the labels of the reals, in their order: paired by class).
+    same_labels: the fakes have the labels of the reals, in their order (paired by class), not labels drawn anew.
     """
 
     real: View = View()
     fake: View = View()
     heldout: View = View()
-    fake_labels: Literal["random", "real"] = "random"
+    same_labels: bool = False
 
     def __or__(self, other: Needs) -> Needs:
-        labels = "real" if "real" in (self.fake_labels, other.fake_labels) else "random"
-        return Needs(self.real | other.real, self.fake | other.fake, self.heldout | other.heldout, labels)
+        return Needs(self.real | other.real, self.fake | other.fake, self.heldout | other.heldout, self.same_labels or other.same_labels)
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ class Pass:
     sources: Mapping[str, Tensor] = field(default_factory=dict)      # leaves of further inputs of their own (a fake's extra scales), by name
     asked: str = "needs(...)"
     beside: list[Pass] = field(default_factory=list, repr=False)      # judged in the same run of D, this one among them: one backward serves all
-    _grads: dict[str, tuple[Tensor, ...]] = field(default_factory=dict, repr=False)
+    kept: dict[str, tuple[Tensor, ...]] = field(default_factory=dict, repr=False)     # gradients by pixels that were asked for already
 
     def seen_by(self, view: View, asked: str) -> Pass:
         """The same pass through another View; gradients stay shared."""
@@ -238,37 +238,13 @@ class Pass:
         at: "x_in" the augmented image that D saw, "x" the image before augmentation: the vector-Jacobian product of T on the former, so that
         both share D's backward. D(x_i) is the score of image i.
         """
-        return self._gradients(at)[0]
+        self._must(self.view.pixel_grad, "pixel_grad=True")
+        return gradients.by_pixels(self, at)[0]
 
     def grad_norm_sq(self, at: At = "x_in") -> Tensor:
         """Squared L2 norm of the gradient per image, fp32 [B]. Further inputs of a fake (its smaller scale) count as part of the image."""
-        return sum(g.square().flatten(1).sum(1) for g in self._gradients(at))
-
-    def _gradients(self, at: At) -> tuple[Tensor, ...]:
         self._must(self.view.pixel_grad, "pixel_grad=True")
-        if at not in self._grads:
-            with torch.autocast(self.x.device.type, enabled=False):
-                if at == "x_in":
-                    self._differentiate()
-                else:
-                    inner, ins, outs = self._gradients("x_in"), (self.x, *self.sources.values()), self._inputs()
-                    same = all(o is i for o, i in zip(outs, ins))
-                    grads = inner if same else torch.autograd.grad(outs, ins, inner, create_graph=True)
-                    self._grads[at] = tuple(g.float() for g in grads)
-        return self._grads[at]
-
-    def _inputs(self) -> tuple[Tensor, ...]:
-        return self.x_in, *(self.extra[k] for k in self.sources)
-
-    def _differentiate(self) -> None:
-        """One backward through D, for every pass of the run that wants gradients by its pixels."""
-        run = self.beside or [self]
-        wanting = [p for p in run if p.view.pixel_grad] or [self]
-        judged = [replace(p.judged, logits=p.judged.logits.float()) for p in run]
-        scores = sum(j.score.sum() for j in judged)
-        grads = iter(torch.autograd.grad(scores, [i for p in wanting for i in p._inputs()], create_graph=True))
-        for p in wanting:
-            p._grads["x_in"] = tuple(next(grads).float() for _ in p._inputs())
+        return sum(g.square().flatten(1).sum(1) for g in gradients.by_pixels(self, at))
 
 
 @dataclass(frozen=True)
@@ -348,28 +324,22 @@ class Context:
         return self._pass("heldout")
 
 
-@dataclass(frozen=True)
-class OptimConfig:
-    """Adam's constants. lr: learning rate; betas; eps: added to the denominator."""
-
-    lr: float = 2e-4
-    betas: tuple[float, float] = (0.5, 0.999)
-    eps: float = 1e-8
-
-
 # ------------------------------------------------------------------------------------------------------------------ methods
 
 
 class Term(nn.Module):
     """One addend of the objective, or an observer that adds nothing. State lives in buffers, written in `commit` alone.
 
-    every: lazy interval; the trainer multiplies the loss by `gain` (None: by `every`; a number where a release does otherwise). own_step: an
-    optimiser step of its own (StyleGAN2's lazy regularisation) rather than folded into the main one. observes: a controller that wants to see
-    the passes of every step of its side, those of other terms' own steps too (ADA counts the logits of the lazy phase). optim: which side
-    trains a submodule of its own, by the submodule's name, and how (None: as that side's network; "g", "d": with the settings of that one's, the
-    lazy correction included); what isn't named trains on D's side, or on G's where the term is idle on D's. roles: what only one term of a run
-    can be ("controller of the augmentation's strength"), known after `setup`: two that claim the same are refused. pretrained: the networks
-    that it computes with where they are on the machine, and does without elsewhere (`settled`).
+    every: lazy interval in iterations; the trainer multiplies the loss by `gain` (None: by `every`; a number where a release does otherwise).
+    own_step: an optimiser step of its own (StyleGAN2's lazy regularisation) rather than folded into the main one.
+    observes: a controller that wants to see the passes of every step of its side, those of other terms' own steps too (ADA counts the logits of the
+    lazy phase).
+    exact_under_accumulation: False where the value of a batch is not the mean of those of its micro-batches; the run says so then.
+    optim: which side trains a submodule of its own, by the submodule's name, and how: None, as that side's network; "g" or "d", with the settings of
+    that one's, the lazy correction included; or settings as of optim_d ({"lr": 1e-3, "betas": (0, 0.99)}). What isn't named trains on D's side, or
+    on G's where the term is idle on D's.
+    roles: what only one term of a run can be ("controller of the augmentation's strength"), known after `setup`: two that claim the same are refused.
+    pretrained: the networks that it computes with where they are on the machine, and does without elsewhere (`settled`).
     """
 
     every: int = 1
@@ -377,7 +347,7 @@ class Term(nn.Module):
     gain: float | None = None
     observes: bool = False
     exact_under_accumulation: bool = True
-    optim: Mapping[str, tuple[Side, OptimConfig | Side | None]] = {}
+    optim: Mapping[str, tuple[Side, Mapping[str, Any] | Side | None]] = {}
     roles: frozenset[str] = frozenset()
     pretrained: tuple[str, ...] = ()
 
@@ -516,12 +486,3 @@ class Wrapper(Protocol):
     """
 
     def wrap(self, d: Discriminator) -> Discriminator: ...
-
-
-@runtime_checkable
-class Transfer(Protocol):
-    """A fine-tuning policy: what is loaded and frozen, what is put before G, what trains at a given time."""
-
-    def apply(self, nets: Nets) -> Nets: ...
-
-    def trainable(self, side: Side, images: int) -> Iterable[nn.Parameter]: ...

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import UsageError
 from ..nn.conv import DCGAN_STD
@@ -67,9 +67,3 @@ def starting(init: Weights | None, published: Weights) -> dict[str, Any]:
     if (init or published) == "orthogonal":
         return {"init": nn.init.orthogonal_, "bias": "zeros"}
     return {"init": DCGAN_STD, "bias": "uniform"}
-
-
-def needed(c: Tensor | None, num_classes: int) -> Tensor:
-    if c is None:
-        raise UsageError(f"this network was built with num_classes={num_classes}: it needs the classes c of its images")
-    return c

@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from handful.nn.labels import needed
+
 from ..errors import UsageError
 from ..nn.equalized import EqualConv2d, EqualLinear
 from ..nn.minibatch import minibatch_stddev
@@ -58,9 +60,7 @@ class Mapping(nn.Module):
     def forward(self, z: Tensor | None, c: Tensor | None) -> Tensor:
         parts = [] if z is None else [normalised(z)]
         if self.embed is not None:
-            if c is None:
-                raise UsageError(f"this network was built with num_classes={self.num_classes}: it needs the classes c of its images")
-            parts.append(normalised(self.embed.row(c)))
+            parts.append(normalised(self.embed.row(needed(c, self.num_classes))))
         x = torch.cat(parts, 1)
         for i in range(self.layers):
             x = getattr(self, f"fc{i}")(x)

@@ -37,6 +37,7 @@ from ..errors import UsageError, within
 from ..nn.attention import SelfAttention
 from ..nn.conditional_norm import ConditionalBatchNorm2d, Gain
 from ..nn.conv import Conv3x3, Embedding, Linear, glorot
+from ..nn.labels import needed
 from ..nn.norm import BatchNorm2d
 from ..nn.residual import DBlock, GBlock, Skip, Up
 from ..nn.spectral import Iterates, Norm
@@ -109,7 +110,7 @@ class Generator(seam.Generator):
     def conditions(self, z: Tensor, c: Tensor | None) -> tuple[Tensor, list[Tensor | None]]:
         """What the first layer takes of z, and for each block what its norms take: classes [B], or vectors [B,chunk + shared_dim]."""
         first, *later = z.split(self.chunks, 1)
-        c = parts.needed(c, self.num_classes) if self.num_classes else None
+        c = needed(c, self.num_classes) if self.num_classes else None
         if self.embed is None:
             return first, later or [c] * len(self.up)
         shared = self.embed(c)                                                  # [B,shared_dim]
@@ -163,5 +164,5 @@ class Discriminator(seam.Discriminator):
         h = features["pre_logits"] = F.relu(x).sum((2, 3))                      # [B,C]
         logits = self.to_logit(h)[:, 0]
         if self.embed is not None:
-            logits = logits + (self.embed(parts.needed(c, self.num_classes)) * h).sum(1)
+            logits = logits + (self.embed(needed(c, self.num_classes)) * h).sum(1)
         return seam.Judged(logits, {k: f for k, f in features.items() if k in want})

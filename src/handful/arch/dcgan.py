@@ -20,6 +20,8 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from handful.nn.labels import needed
+
 from .. import seam
 from ..errors import UsageError
 from ..nn.conv import Conv2d, ConvTranspose2d, Embedding, ToMap, ToVector
@@ -50,7 +52,7 @@ class Generator(seam.Generator):
         self.to_image = ConvTranspose2d(widths[-1], channels, norm="none")
 
     def forward(self, z: Tensor, c: Tensor | None = None, *, rng: Rng) -> seam.Generated:
-        latent = x = z if self.embed is None else z + self.embed(_needed(c, self.num_classes))
+        latent = x = z if self.embed is None else z + self.embed(needed(c, self.num_classes))
         for conv, norm in zip((self.first, *self.up), self.norms):
             x = F.relu_(norm(conv(x)))
         return seam.Generated(self.to_image(x).tanh(), latent, z, c)
@@ -88,7 +90,7 @@ class Discriminator(seam.Discriminator):
             x = features[name] = F.leaky_relu_(norm(conv(x)), SLOPE)
         logits = self.to_logit(x)[:, 0]
         if self.embed is not None:
-            logits = logits + (self.embed(_needed(c, self.num_classes)) * x.sum((2, 3))).sum(1)
+            logits = logits + (self.embed(needed(c, self.num_classes)) * x.sum((2, 3))).sum(1)
         return seam.Judged(logits, {k: f for k, f in features.items() if k in want})
 
 
@@ -98,9 +100,3 @@ def _widths(resolution: int, width: int) -> dict[int, int]:
         raise UsageError(f"resolution={resolution}: DCGAN makes square pictures of 32, 64 or 128 pixels; choose one of them")
     sides = [4 << i for i in range((resolution // 4).bit_length() - 1)]
     return {s: width * resolution // (2 * s) for s in sides}
-
-
-def _needed(c: Tensor | None, num_classes: int) -> Tensor:
-    if c is None:
-        raise UsageError(f"this network was built with num_classes={num_classes}: it needs the classes c of its images")
-    return c

@@ -23,6 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from handful.nn.labels import needed
+
 from .. import seam
 from ..errors import UsageError
 from ..nn.conv import Conv2d, Embedding, ToMap
@@ -82,7 +84,7 @@ class Generator(seam.Generator):
     def forward(self, z: Tensor, c: Tensor | None = None, *, rng: Rng) -> seam.Generated:
         # All noise first, so that what follows is one graph for a compiler.
         noise = {r: [rng.randn(z.shape[0], 1, int(r), int(r)) for _ in range(2)] for r, b in self.up.items() if isinstance(b, _UpBlockComp)}
-        latent = z if self.embed is None else z + self.embed(_labels(c, self.num_classes))
+        latent = z if self.embed is None else z + self.embed(needed(c, self.num_classes))
         image, small = self.synthesise(latent, noise)
         return seam.Generated(image, latent, z, c, {"small": small})
 
@@ -170,7 +172,7 @@ class Discriminator(seam.Discriminator):
             y = features[f"small_{name}"] = block(y)
         logits = torch.cat([logits, self.small_to_logits(y).flatten(1)], 1)                     # [B,50]
         if self.embed is not None:
-            logits = logits + (self.embed(_labels(c, self.num_classes)) * x.mean((2, 3))).sum(1, keepdim=True)
+            logits = logits + (self.embed(needed(c, self.num_classes)) * x.mean((2, 3))).sum(1, keepdim=True)
         return seam.Judged(logits, {k: f for k, f in features.items() if k in want})
 
 
@@ -230,12 +232,6 @@ def _links(excitation: Links) -> tuple[tuple[int, int], ...]:
         if low not in _G or high not in _G or not 4 <= low < high or high == 4:
             raise UsageError(f"excitation: {low}->{high} is no link; give pairs of resolutions (low, high), powers of two from 4 to 1024")
     return links
-
-
-def _labels(c: Tensor | None, num_classes: int) -> Tensor:
-    if c is None:
-        raise UsageError(f"this network was built with num_classes={num_classes}: it needs the classes c of its images")
-    return c
 
 
 def _check_size(resolution: int) -> None:

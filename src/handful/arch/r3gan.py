@@ -32,6 +32,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from handful.nn.labels import needed
+
 from .. import seam
 from ..errors import UsageError, within
 from ..nn.conv import Conv2d, Embedding, Linear
@@ -66,7 +68,7 @@ class Generator(seam.Generator):
         self.to_image = _conv1x1(last, channels)
 
     def forward(self, z: Tensor, c: Tensor | None = None, *, rng: Rng) -> seam.Generated:
-        given = z if self.embed is None else torch.cat([z, self.embed(_needed(c, self.num_classes))], 1)
+        given = z if self.embed is None else torch.cat([z, self.embed(needed(c, self.num_classes))], 1)
         x = self.scales(given)[:, :, None, None] * self.basis                                     # [B,C,4,4]
         for side, blocks in self.blocks.items():
             x = blocks(self.up[side](x) if side in self.up else x)
@@ -106,7 +108,7 @@ class Discriminator(seam.Discriminator):
         if self.embed is None:
             logits = out[:, 0]
         else:
-            logits = (out * self.embed(_needed(c, self.num_classes))).sum(1) / math.sqrt(out.shape[1])
+            logits = (out * self.embed(needed(c, self.num_classes))).sum(1) / math.sqrt(out.shape[1])
         return seam.Judged(logits, {k: f for k, f in features.items() if k in want})
 
 
@@ -194,9 +196,3 @@ def _widths(resolution: int, width: int, blocks: int, full_side: int) -> dict[in
         raise UsageError(f"resolution={resolution}: r3gan makes square pictures of 8, 16, 32 ... 1024 pixels; choose one of them")
     sides = [4 << i for i in range(resolution.bit_length() - 2)]
     return {s: max(1, width * full_side // max(s, full_side)) for s in sides}
-
-
-def _needed(c: Tensor | None, num_classes: int) -> Tensor:
-    if c is None:
-        raise UsageError(f"this network was built with num_classes={num_classes}: it needs the classes c of its images")
-    return c

@@ -24,6 +24,8 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from handful.nn.labels import needed
+
 from .. import seam
 from ..errors import UsageError
 from ..nn.conditional_norm import ConditionalBatchNorm2d
@@ -74,7 +76,7 @@ class Generator(seam.Generator):
         self.to_image = Conv3x3(widths[-1], channels, **how | (dict(init=nn.init.xavier_uniform_) if form == "resnet" else {}))
 
     def forward(self, z: Tensor, c: Tensor | None = None, *, rng: Rng) -> seam.Generated:
-        c = _needed(c, self.num_classes) if self.num_classes else None
+        c = needed(c, self.num_classes) if self.num_classes else None
         x = self.first(z)
         if self.first_norm is not None:
             x = F.relu_(self.first_norm(x[:, :, None, None], c))
@@ -135,7 +137,7 @@ class Discriminator(seam.Discriminator):
         features["pre_logits"] = last
         logits = self.to_logit(last.flatten(1))[:, 0]
         if self.embed is not None:
-            logits = logits + (self.embed(_needed(c, self.num_classes)) * h).sum(1)
+            logits = logits + (self.embed(needed(c, self.num_classes)) * h).sum(1)
         return seam.Judged(logits, {k: f for k, f in features.items() if k in want})
 
 
@@ -168,12 +170,6 @@ def _glorot(weight: Tensor) -> Tensor:
 
 def _times(multiples: tuple[float, ...], width: int) -> list[int]:
     return [max(1, int(m * width)) for m in multiples]
-
-
-def _needed(c: Tensor | None, num_classes: int) -> Tensor:
-    if c is None:
-        raise UsageError(f"this network was built with num_classes={num_classes}: it needs the classes c of its images")
-    return c
 
 
 def _check(resolution: int, form: Form) -> None:

@@ -25,6 +25,7 @@ from ..metrics import evaluate
 from ..metrics._protocols import resolve
 from ..metrics._session import Progress
 from ..training import checkpoint, choose, train
+from ..training.estimate import estimate, of_noise
 from ..training.log import duration, read
 from . import _tables
 from ._job import Job, differences, metric_of
@@ -52,7 +53,7 @@ def describe(job: Job, say: Say) -> None:
         trial = f" (tried with batches of {most}; {t.batch} need more memory)"
         t.batch, t.g_batch, t.micro_batch = most, t.g_batch and t.g_batch * most // t.batch, None
     say("measuring a few steps here ...")
-    say(f"here: {choose.estimate(config_module.resolved(config), device).line}{trial}")
+    say(f"here: {estimate(of_noise(config_module.resolved(config), device)).line}{trial}")
     say(f"rule: {job.rule.said}")
     say(f"scoring: {scoring(job, config, device)}")
 

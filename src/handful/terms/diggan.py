@@ -73,7 +73,7 @@ class DigGAN(Term):
 
     def needs(self, side: Side) -> Needs | None:
         view = View(pixel_grad=True)
-        return Needs(view, view, fake_labels="real" if self.pairing == "same_class" else "random") if side == "d" else None
+        return Needs(view, view, same_labels=self.pairing == "same_class") if side == "d" else None
 
     def active(self, side: Side, step: int, substep: int) -> bool:
         return super().active(side, step, substep) and (substep == 0 or self.substeps == "all")

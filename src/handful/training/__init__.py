@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from .run import Run, train
+from .run import train
+from .session import Run
 
 __all__ = ["Run", "train"]

@@ -1,13 +1,11 @@
-"""What a person would choose who knows the data and the machine: recipe, resolution, precision; and what the run will cost."""
+"""What a person would choose who knows the data and the machine: recipe, resolution, precision."""
 
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -15,13 +13,9 @@ import torch
 from .. import catalog
 from .. import config as config_module
 from ..config import Config, merge
-from ..data import Dataset, Scan
+from ..data import Scan
 from ..errors import HandfulError, UsageError
-from . import distributed, threads
-from .log import duration
 
-PROBE_SEC = 20.0                        # the estimate runs real steps, half of this
-BUSY = 1.5                              # a step that takes so many times the median step's time shows that other programs run
 NARROW = {64: "fastgan64_narrow", 128: "fastgan128_narrow", 256: "fastgan256_narrow"}
 FULL = {256: "fastgan256", 512: "fastgan512", 1024: "fastgan1024"}
 NARROW_ADA = {32: "stylegan2_32_narrow", 64: "stylegan2_64_narrow", 128: "stylegan2_128_narrow"}
@@ -162,95 +156,6 @@ def data_budget(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0] * 0.25)
     return 0 if device.type == "cpu" else 2 * 10**9
-
-
-# ------------------------------------------------------------------------------------------------------------- what it costs
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """images_per_sec and memory_gb from real steps on made-up images of the run's shape; sec: of the whole run; threads: of the CPU to compute with,
-    None on another device; notes: what the run will say."""
-
-    images_per_sec: float
-    memory_gb: float
-    sec: float
-    line: str
-    threads: int | None = None
-    notes: list[str] = field(default_factory=list)
-
-
-def estimate(config: Config, device: torch.device, rank: int = 0, world: int = 1) -> Estimate:
-    """Runs a few steps of the run itself on noise and extrapolates; on a CPU also finds out the number of threads, and leaves it set. Costs a few
-    seconds; where steps are long, PROBE_SEC and the first steps.
-
-    All processes of a run take part, and take the same number of steps.
-    """
-    from .loop import memory_gb
-    from .trainer import Trainer
-
-    t = config.train
-    d = config.data
-    height, width = (d.resolution, d.resolution) if isinstance(d.resolution, int) else d.resolution
-    classes = d.class_names or []
-    n = max(t.batch, 2) * (2 if d.holdout else 1)
-    noise = Dataset(torch.randint(0, 256, (n, d.channels, height, width), dtype=torch.uint8),
-                    torch.arange(n) % len(classes) if classes else None, list(classes))
-    small = config.model_copy(deep=True)
-    small.data.groups, small.data.holdout = None, 0.5 if d.holdout else 0.0       # the noise stands for both parts
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    trainer = Trainer(small, noise, device, rank=rank, world=world, precision=precision(t.precision, device), count=d.count)
-    for term in trainer.terms.values():
-        term.assume_typical(trainer.nets)
-    _wait(device)
-
-    def timed(iteration: int) -> float:
-        trainer.iteration, start = iteration, time.perf_counter()
-        trainer.step()
-        _wait(device)
-        return time.perf_counter() - start
-
-    used = threads.fixed(t.threads) if device.type == "cpu" else None
-    if used is not None:
-        torch.set_num_threads(used)
-    timed(0)                                              # the first step loads code and grows memory: it doesn't count
-    if device.type == "cpu" and used is None:
-        whole = timed(1) * t.kimg * 1000 / (t.batch * t.d_steps)                   # an iteration without lazy phases, as most are
-        tried = threads.measure(lambda: timed(1), world, min(threads.SECONDS, threads.SHARE * distributed.from_first(whole, world)))
-        used = threads.best(tried)
-        torch.set_num_threads(used)
-    times, started = [timed(1)], time.perf_counter()
-    while distributed.from_first(len(times) < 12 and time.perf_counter() - started < PROBE_SEC / 2, world):
-        times.append(timed(1))
-    per_step, slowest = median(times), sorted(times)[len(times) * 4 // 5]         # without the odd step that something else held up
-    if lazy := [p.every for p in trainer.plan if not p.main]:
-        extra = max(0.0, min(timed(0) for _ in range(2)) - per_step) * sum(1 / k for k in lazy) / len(lazy)
-        per_step, slowest = per_step + extra, slowest + extra
-    shown = t.batch * t.d_steps
-    speed, sec = shown / per_step, t.kimg * 1000 * per_step / shown
-    memory = memory_gb(device)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)        # the run counts its own
-    note = " (uncompiled; compiled it will be faster)" if compiles(t.compile, device) else ""
-    pace, length, longest = _few_digits(speed), duration(sec), duration(sec * slowest / per_step)
-    if slowest > BUSY * per_step and longest != length:
-        pace, length = f"{_few_digits(shown / slowest)} to {pace}", f"{length} to {longest}"
-        note += "; other programs use this machine, so this is uncertain"
-    line = (f"{t.kimg:g} kimg at about {pace} images/s on {machine(device)}{f' x {world}' if world > 1 else ''} in "
-            f"{precision(t.precision, device)}: {length}, {memory:.1f} GB of memory{note}")
-    return Estimate(speed, memory, sec, line, used, trainer.notes)
-
-
-def _few_digits(speed: float) -> str:
-    return f"{speed:.0f}" if speed >= 100 else f"{speed:.3g}"
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
 
 
 def machine(device: torch.device) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..config import Config, Optim
 from ..errors import HandfulError
 from ..files import first_line
-from ..seam import OptimConfig, Side, Term
+from ..seam import Side, Term
 from .phases import Phase, lazy_correction
 
 
@@ -22,12 +22,12 @@ def build(side: Side, net: nn.Module, terms: Mapping[str, Term], settings: Mappi
         for part, (where, own, wanted) in _own_parameters(term).items():
             if where == side and own:
                 like = wanted if isinstance(wanted, str) else side
-                use = settings[like] if wanted is None or isinstance(wanted, str) else wanted
+                use = Optim(**wanted) if isinstance(wanted, Mapping) else settings[like]
                 groups.append(_group(f"{name}.{part}" if part else name, own, use, lazy_correction(plan, like), like))
     return torch.optim.Adam(groups, fused=_fused(groups))
 
 
-def _own_parameters(term: Term) -> dict[str, tuple[Side, list[nn.Parameter], OptimConfig | Side | None]]:
+def _own_parameters(term: Term) -> dict[str, tuple[Side, list[nn.Parameter], Mapping[str, Any] | Side | None]]:
     """What a term trains of its own, by submodule ("": what it names nowhere): the side, the parameters, their settings."""
     out = {part: (side, [p for p in term.get_submodule(part).parameters() if p.requires_grad], wanted)
            for part, (side, wanted) in term.optim.items()}
@@ -36,7 +36,7 @@ def _own_parameters(term: Term) -> dict[str, tuple[Side, list[nn.Parameter], Opt
     return {"": ("d" if term.needs("d") is not None else "g", rest, None), **out}
 
 
-def _group(name: str, parameters: Iterable[nn.Parameter], o: Optim | OptimConfig, c: float, like: Side) -> dict:
+def _group(name: str, parameters: Iterable[nn.Parameter], o: Optim, c: float, like: Side) -> dict:
     lr = o.lr * c
     betas = o.betas[0] ** c, o.betas[1] ** c
     return {"name": name, "like": like, "params": list(parameters), "lr": lr, "base_lr": lr, "betas": betas, "eps": o.eps}

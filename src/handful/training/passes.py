@@ -19,7 +19,7 @@ from .phases import Phase
 
 
 @dataclass(frozen=True)
-class Part:
+class MicroBatch:
     """One micro-batch of one optimiser step.
 
     phase; at: images seen before the step; batch: images of all processes; slots: this part's place among them; stream: makes the random stream
@@ -50,14 +50,14 @@ class SharedPasses:
         self._shared.clear()
         self._made.clear()
 
-    def __call__(self, part: Part, need: Needs, adversarial: Needs) -> dict[str, Pass]:
+    def __call__(self, part: MicroBatch, need: Needs, adversarial: Needs) -> dict[str, Pass]:
         """The shared passes of one micro-batch, each network run once.
 
         Passes that the adversarial loss doesn't ask for leave network buffers alone, so that a term of no weight changes nothing.
         """
-        drawn = self._real_batch(part) if need.real or need.fake_labels == "real" else None
+        drawn = self._real_batch(part) if need.real or need.same_labels else None
         ready: dict[str, dict[str, Any]] = {}                        # what a Pass holds before D has judged it
-        fake = self._fakes(part, need, drawn[1] if drawn and need.fake_labels == "real" else None)
+        fake = self._fakes(part, need, drawn[1] if drawn and need.same_labels else None)
         if need.real:
             ready["real"] = self._reals(part, need.real, drawn)
         if fake:
@@ -86,7 +86,7 @@ class SharedPasses:
         return {k: replace(both, logits=both.logits[part], features={f: v[part] for f, v in both.features.items()})
                 for k, part in (("fake", slice(0, n)), ("real", slice(n, None)))}
 
-    def _real_batch(self, part: Part) -> tuple[Tensor, Tensor | None, Tensor]:
+    def _real_batch(self, part: MicroBatch) -> tuple[Tensor, Tensor | None, Tensor]:
         index = self.sampler.indices(part.at, part.batch)[part.slots.start:part.slots.stop]
         flip = None
         if self.flip:
@@ -94,7 +94,7 @@ class SharedPasses:
         x, c = self.dataset.batch(index, flip, self.nets.device)
         return x, c, index
 
-    def _reals(self, part: Part, view: View, drawn: tuple) -> dict[str, Any]:
+    def _reals(self, part: MicroBatch, view: View, drawn: tuple) -> dict[str, Any]:
         x, c, index = drawn
         rng = part.rng(part.phase.key, "real")
         shown = self._shown_as_reals(part, c) if self.nets.augment.wants_fakes else None
@@ -105,7 +105,7 @@ class SharedPasses:
         return {"x": x, "x_in": aug.image, "extra": self.nets.D.extra_of(aug.image), "c": c, "aug": aug, "meta": {"index": index}}
 
     @torch.no_grad()
-    def _shown_as_reals(self, part: Part, c: Tensor | None) -> Tensor:
+    def _shown_as_reals(self, part: MicroBatch, c: Tensor | None) -> Tensor:
         """Fakes for an augmentation that shows them as reals: those of G's step of this iteration where it made as many, else new ones of the
         reals' classes. Never those that this D step judges as fakes, nor in G's step its own."""
         if part.phase.side == "d" and (part.batch, part.slots) in self._made and c is None:
@@ -114,7 +114,7 @@ class SharedPasses:
         return self.nets.forward_g(rng.randn(len(part.slots), self.nets.G.z_dim), c, rng.fork("noise"), frozen=True).image
 
     @torch.no_grad()
-    def _heldout(self, part: Part, view: View) -> Pass:
+    def _heldout(self, part: MicroBatch, view: View) -> Pass:
         """Held-out images, one after the other through the whole set, as D sees reals; without a graph."""
         index = (part.at + torch.arange(part.slots.start, part.slots.stop)) % len(self.heldout)
         x, c = self.heldout.batch(index, None, self.nets.device)
@@ -124,7 +124,7 @@ class SharedPasses:
         judged = self.nets.forward_d(aug.image, c, extra, view, frozen=True, rng=rng.fork("d"))
         return Pass(x, aug.image, judged, view, extra, None, c, aug, {"index": index})
 
-    def _fakes(self, part: Part, need: Needs, labels: Tensor | None) -> dict[str, Any] | None:
+    def _fakes(self, part: MicroBatch, need: Needs, labels: Tensor | None) -> dict[str, Any] | None:
         if not need.fake:
             return None
         phase, slots = part.phase, part.slots

@@ -34,7 +34,6 @@ _MAIN = {
 _OF = {"real": "reals", "fake": "fakes", "heldout": "held-out reals", "g": "fakes, G's step"}        # how a term's values of one sort end
 _NO_CURVE = {"images", "step", "sec", "note", "machine"}
 _ELSEWHERE = {"format", "handful", "recipe", "notes", "data.path", "data.count", "data.class_names", "data.fingerprint"}
-_METHODS = {"g": ("arch", "Generator"), "d": ("arch", "Discriminator"), "augment": ("augment", ""), "loss": ("losses", "")}
 
 
 def write_report(run_folder: Path | str, trust: Iterable[str] = ()) -> Path:
@@ -226,13 +225,13 @@ def changed(config: Mapping[str, Any], trust: Iterable[str] = ()) -> list[tuple[
     if not config:
         return []
     default = to_tree(Config())
-    methods = {**_METHODS, **{f"terms.{k}": ("terms", "") for k in config.get("terms") or {}}}
-    defaults = _flat({k: v for k, v in default.items() if k not in _METHODS and k != "terms"})
+    methods = {**catalog.PLACES, **{f"terms.{k}": ("terms", "") for k in config.get("terms") or {}}}
+    defaults = _flat({k: v for k, v in default.items() if k not in catalog.PLACES and k != "terms"})
     for path, (kind, which) in methods.items():
-        section = config.get(path) if path in _METHODS else (config.get("terms") or {}).get(path.partition(".")[2])
+        section = config.get(path) if path in catalog.PLACES else (config.get("terms") or {}).get(path.partition(".")[2])
         if isinstance(section, Mapping) and "use" in section:
             # that a term is there is a choice; of the other methods, one that differs from the default is
-            known = {} if path not in _METHODS else {"use": default[path]["use"]}
+            known = {} if path not in catalog.PLACES else {"use": default[path]["use"]}
             defaults |= {f"{path}.{k}": v for k, v in {**known, **_keyword_defaults(kind, str(section["use"]), which, trust)}.items()}
     flat = _flat(config)
     return [(k, v, defaults.get(k)) for k, v in flat.items() if k not in _ELSEWHERE and (k not in defaults or v != defaults[k])]

@@ -7,7 +7,6 @@ because every operator waits for the slowest of them; then the number may change
 
 from __future__ import annotations
 
-import copy
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -84,19 +83,14 @@ def measure(step: Callable[[], float], world: int = 1, seconds: float = SECONDS)
 
 def measure_in_place(trainer: Trainer) -> dict[int, float]:
     """`measure` by steps of a run itself, which is then put back to where it was, to the bit."""
-    state, log, notes = copy.deepcopy(trainer.state_dict()), trainer._log, trainer.notes
-    trainer._log, trainer.notes = {}, []
-
     def step() -> float:
         started = time.perf_counter()
         trainer.iteration = 1                                 # without lazy phases, as most iterations are
         trainer.step()
         return time.perf_counter() - started
 
-    found = measure(step, trainer.world)
-    trainer.load_state_dict(state)
-    trainer._log, trainer.notes = log, notes
-    return found
+    with trainer.preserved():
+        return measure(step, trainer.world)
 
 
 def best(sec_per_step: Mapping[int, float]) -> int:

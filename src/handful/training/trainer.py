@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from ..seam import CONTROLS_AUGMENT, CONTROLS_D, Context, Discriminator, Facts, 
 from . import distributed, ema, optim
 from .adversarial import ADVERSARIAL, Adversarial
 from .networks import LiveNets
-from .passes import Part, SharedPasses
+from .passes import MicroBatch, SharedPasses
 from .phases import Phase, phases_of, union
 
 # Keeps small fp16 gradients out of the subnormal range; undone before the guard. Not in steps that terms have of their own: second-order
@@ -192,8 +193,7 @@ class Trainer:
             else:
                 self._run(main, last if self.config.train.order == "dg" else self.images_seen, 0)
             for phase in own:
-                if self.iteration % phase.every == 0:
-                    self._run(phase, last, 0)
+                self._run(phase, last, 0)
         self.passes.clear()
         ema.update(self.nets.G_ema, self.nets.G, self.config.ema, self.batch * self.config.train.d_steps, self.images_seen)
         self.iteration += 1
@@ -202,7 +202,7 @@ class Trainer:
     def _run(self, phase: Phase, at: int, substep: int) -> None:
         """One optimiser step. at: images seen before it, the key of its reals and its randomness."""
         active = tuple(n for n in phase.names if self.terms[n].active(phase.side, self.iteration, substep))
-        if not active:
+        if not any(phase.main or self.terms[n].own_step for n in active):         # observers alone take no step
             return
         done = None
         while done is None:
@@ -236,7 +236,7 @@ class Trainer:
         gather: dict[str, list[Tensor]] = {}
         for start in range(self.rank * local, (self.rank + 1) * local, self.micro_batch):
             slots = range(start, min(start + self.micro_batch, (self.rank + 1) * local))
-            passes = self.passes(Part(phase, at, batch, slots, self._rng, self._keeps_graph), need, adversarial)
+            passes = self.passes(MicroBatch(phase, at, batch, slots, self._rng, self._keeps_graph), need, adversarial)
             total: Tensor | None = None
             for name in active:
                 term = self.terms[name]
@@ -261,7 +261,7 @@ class Trainer:
                 (total * (self.scale if phase.main else 1.0)).backward()
             for p in passes.values():                     # they know each other: without this their graphs would wait for the garbage collector
                 p.beside.clear()
-                p._grads.clear()
+                p.kept.clear()
         return self._sums(samples), gather
 
     @staticmethod
@@ -412,6 +412,33 @@ class Trainer:
         self.images_seen, self.iteration = progress["images_seen"], progress["iteration"]
         self.detours, self.scored_sec = progress.get("detours", 0), progress.get("scored_sec", 0.0)
         self.threads, self.settled_at = progress.get("threads"), None
+
+    @contextmanager
+    def preserved(self) -> Iterator[None]:
+        """What is run inside leaves no trace: afterwards every tensor, counter and random stream is as before, to the bit. Only batches that were
+        found to need more memory than there is stay divided."""
+        device_rng = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+        state, rng, log, notes = copy.deepcopy(self.state_dict()), torch.get_rng_state(), self._log, len(self.notes)
+        settings = {side: [{k: v for k, v in group.items() if k != "params"} for group in o.param_groups] for side, o in self.optim.items()}
+        flags = [(p, p.requires_grad) for module in (self.nets.G, self.nets.D, self.terms) for p in module.parameters()]
+        stuck, settled_at, runs, micro_batch, self._log = self.stuck, self.settled_at, self.nets.runs, self.micro_batch, {}
+        try:
+            yield
+        finally:
+            self.load_state_dict(state)
+            for side, groups in settings.items():
+                self.optim[side].zero_grad(set_to_none=True)
+                for group, before in zip(self.optim[side].param_groups, groups):
+                    group.update(before)
+            for p, flag in flags:
+                p.requires_grad_(flag)
+            self.passes.clear()
+            self._log, self.stuck, self.settled_at, self.nets.runs = log, stuck, settled_at, runs
+            if self.micro_batch == micro_batch:
+                del self.notes[notes:]
+            torch.set_rng_state(rng)
+            if device_rng is not None:
+                torch.cuda.set_rng_state(device_rng, self.device)
 
     def average_is_finite(self) -> bool:
         """Whether the averaged generator holds finite numbers alone. Waits for the device, once."""
