@@ -13,8 +13,8 @@ import pytest
 
 from handful.cli import group, run
 from handful.metrics._metric import Metric
-from handful.recipes._targets import Target
-from handful.reproduce import _job, _run, _show, _tables
+from handful.reproduce import _job, _run, _show, _tables, published
+from handful.reproduce._target import Target
 from handful.training.trainer import Trainer
 from making import TINY, picture_folder
 
@@ -37,7 +37,7 @@ class Brightness(Metric):
 
 def made_up(**more):
     base = Target("diffaugment/99", "ours", "noise 10%", "level", 128.0, "8 samples, no reals", "a second", ("terms.lecam.start=500",), None,
-                  "test_reproduce:Brightness", **more)
+                  "test_reproduce:Brightness", recipe="test_reproduce:tiny_recipe", **more)
     return [base, dataclasses.replace(base, figure="KID x1000", value=2.56e5, metric="test_reproduce:Brightness/doubled", times=1000.0),
             dataclasses.replace(base, table="diffaugment/98", row="the same"),
             dataclasses.replace(base, row="of the second", data="noise 20%", settings=()),
@@ -48,7 +48,7 @@ def made_up(**more):
 def noise(tmp_path, monkeypatch):
     """Two made-up tables whose rows train a tiny network on a folder of noise."""
     folder = picture_folder(tmp_path / "noise", 12, classes=2)
-    monkeypatch.setattr(_tables, "_targets", lambda: [("test_reproduce:tiny_recipe", t) for t in made_up(source=str(folder))])
+    monkeypatch.setattr(published, "targets", lambda: made_up(source=str(folder)))
     _tables.rows.cache_clear()
     yield folder
     _tables.rows.cache_clear()
@@ -280,7 +280,7 @@ def test_a_dry_run_trains_nothing(noise, capsys):
 def test_a_score_without_its_network_is_said_before_training(monkeypatch, noise, capsys):
     monkeypatch.setattr(_run, "available", lambda name: False)
     only = [dataclasses.replace(t, metric="fid10k_test") for t in made_up(source=str(noise))[:1]]
-    monkeypatch.setattr(_tables, "_targets", lambda: [("test_reproduce:tiny_recipe", t) for t in only])
+    monkeypatch.setattr(published, "targets", lambda: only)
     _tables.rows.cache_clear()
     capsys.readouterr()
     assert reproduce(*ROW) == 1

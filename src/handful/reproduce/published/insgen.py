@@ -1,12 +1,6 @@
-"""InsGen (Yang, Shen, Xu, Zhou: Data-Efficient Instance Generation from Instance Discrimination, NeurIPS 2021): what its recipes share, its tables.
+"""The tables of InsGen (Yang, Shen, Xu, Zhou, NeurIPS 2021). recipes/insgen.py says what the paper leaves open about the settings.
 
-It is StyleGAN2-ADA's paper256 and paper512 with the term `insgen`, mirrored reals, a smaller weight of R1, and shorter runs on few images: 10,000
-kimg "with less than 10K images" (10K itself is read as not less), else 25,000. R1 has 0.5 on 2K images, 0.3 on 10K, 0.8 on all of FFHQ. For AFHQ
-the paper states neither R1 nor mirroring: here ADA's own 0.5 (the authors recommend less), mirrored. The queues hold 5 % of the images, twice that
-with mirroring: 200, 1000 and 7000 on FFHQ, 514, 472 and 472 on AFHQ.
-
-The paper leaves ADA's controller as it is. The release recommends a p that rises along a straight line below 5000 images, which the rows on 2K
-have; with pictures of your own it is --set terms.ada_controller.statistic=linear --set terms.ada_controller.length_kimg=K, K that of --kimg.
+The release recommends a p that rises along a straight line below 5000 images, which the rows on 2K have.
 
 ADA's 3.88 on all of FFHQ in table 1 is the paper on ADA's figure, 3.76 in table 3 the authors' own run. DiffAugment's 7.86 on 10K is the one that
 its release lists, and is run with its settings; of 24.32 on 2K neither settings nor source are told: here paper256 with DiffAugment in ADA's place.
@@ -17,19 +11,20 @@ images: --set data.max_images=N with N of 100, 250, 500, 1000.
 
 from __future__ import annotations
 
-from typing import Any
+from ...recipes.insgen import FEW_KIMG
+from .._target import Target, made_by, row_of
+from . import diffaugment
+from .stylegan2_ada import CONFIG_F, FFHQ_SIZES, FIG_8A, METRICS, SIZES, ffhq
 
-from ._comparisons import FIG_8A, SIZES
-from ._stylegan2 import FFHQ_SIZES, METRICS, ffhq
-from ._targets import Target, row_of
-
+CITATION = "Yang, Shen, Xu, Zhou: Data-Efficient Instance Generation from Instance Discrimination, NeurIPS 2021"
+TITLES = {"1": "FFHQ, 256 pixels", "2": "AFHQ, 512 pixels", "3": "FFHQ, one part after the other"}
 OF_FFHQ = "50,000 generated images against all 70,000 of FFHQ, whatever the subset trained on; 140k are the 70,000 mirrored"
 OF_AFHQ = "50,000 generated images against the whole training set"
 COST = "8 GPUs with mixed precision, time not stated"
 QUOTED = COST + "; quoted from the paper on ADA"
 
 TABLE_1 = {"ADA": (15.60, 7.29, 3.88), "InsGen": (11.92, 4.90, 3.31)}             # at SIZES; what it quotes is in FIG_8A
-TABLE_1_DIFFAUGMENT = 24.32                   # on 2K; that on 10K is in _diffaugment.py
+TABLE_1_DIFFAUGMENT = 24.32                   # on 2K; that on 10K is the figure of DiffAugment's release
 TABLE_2 = {"StyleGAN2": (5.13, 19.4, 3.48), "ContraD": (3.82, 7.16, 2.54), "ADA": (3.55, 7.40, 3.05), "InsGen": (2.60, 5.44, 1.77)}
 TABLE_3_ADA = (15.60, 7.29, 3.76)
 TABLE_3 = {                                   # what turns InsGen into the row; FID at SIZES, the last of which is there called 70K
@@ -39,19 +34,10 @@ TABLE_3 = {                                   # what turns InsGen into the row; 
     "C_D^r + C_D^f": (("terms.insgen.weight_g=0",), (12.19, 5.30, 3.49)),
     "C_D^r + C_D^f + C_G^f": ((), (11.92, 4.90, 3.31))}
 AFHQ = ("AFHQ Cat (5153)", "AFHQ Dog (4739)", "AFHQ Wild (4738)")
-FEW_KIMG, MANY_KIMG = 10_000, 25_000
-COLUMNS = {"2k": ("terms.ada_controller.statistic=linear", f"terms.ada_controller.length_kimg={FEW_KIMG}"),     # insgen256 is made for it else
+MANY_KIMG = 25_000
+COLUMNS = {"2k": ("terms.ada_controller.statistic=linear", f"terms.ada_controller.length_kimg={FEW_KIMG}"),     # else the recipe is made for it
            "10k": ("terms.r1.gamma=0.3", f"train.kimg={MANY_KIMG}"),
            "140k": ("terms.r1.gamma=0.8", f"train.kimg={MANY_KIMG}")}
-
-
-def insgen(tree: dict[str, Any]) -> dict[str, Any]:
-    """The term on a recipe of StyleGAN2-ADA, with mirrored reals, and R1 and length for few images."""
-    tree["terms"]["insgen"] = {"use": "insgen"}
-    tree["terms"]["r1"]["gamma"] = 0.5
-    tree["data"]["flip"] = True
-    tree["train"]["kimg"] = FEW_KIMG
-    return tree
 
 
 def cell(table: str, row: str, data: str, fid: float, settings: tuple[str, ...], protocol: str = OF_FFHQ, cost: str = COST) -> list[Target]:
@@ -96,3 +82,15 @@ def paper512() -> list[Target]:
     contrad = ("augment=simclr", "augment.form=hq", "terms.contrad.hidden=512", "terms.ada_controller=null", "terms.path_length=null",
                "terms.r1.at=x_in", f"optim_g.warmup_kimg={warm_up:g}", f"optim_d.warmup_kimg={warm_up:g}", "train.micro_batch=null")
     return [*afhq("ADA", cost=QUOTED), *afhq("ContraD", *contrad, cost=COST + "; quoted from the paper on ContraD")]
+
+
+def released() -> list[Target]:
+    """What table 1 quotes from DiffAugment's release: 10,000 images of FFHQ."""
+    fid = diffaugment.RELEASED_MANY["StyleGAN2 + DiffAugment"]["FFHQ 10k"]
+    return cell("1", "DiffAugment", "FFHQ 10k", fid, diffaugment.released_many("FFHQ", 10_000), diffaugment.OF_ALL,
+                "the figure that DiffAugment's release lists, on 8 GPUs")
+
+
+TARGETS = (*made_by("insgen256", insgen256()), *made_by("insgen512", afhq("InsGen")), *made_by("paper256", paper256()),
+           *made_by("paper512", paper512()), *made_by("stylegan2", afhq("StyleGAN2", *CONFIG_F, cost=QUOTED)),
+           *made_by("stylegan2_diffaug_fewshot", released()))

@@ -1,9 +1,9 @@
-"""Published figures that recipes aim at, as data: `handful reproduce` and the results page read them."""
+"""A cell of a published table as data: `handful reproduce` and the results page read it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Target:
     computes the figure ("fid10k_test"), NAME/KEY for a further value of one ("pr50k3_full/recall"); "" where it can't. times: what the metric's value
     is multiplied by in the table. source, against: DATA that `handful` knows by name, to train on and to score against; "" where the user must give
     it, or where samples are scored against the training images. Where the reference is another part of a set that the user gives, against is
-    "validation". waits: what this version lacks to run the row.
+    "validation". waits: what this version lacks to run the row. recipe: the recipe that makes the row; "" where none does, and then it waits.
     """
 
     table: str                # "fastgan/2"
@@ -32,6 +32,7 @@ class Target:
     against: str = ""
     times: float = 1.0
     waits: str = ""
+    recipe: str = ""
 
 
 Figure = float | tuple[float, float] | None   # a value, or (value, standard deviation), or none
@@ -48,3 +49,8 @@ def row_of(table: str, row: str, data: str, protocol: str, cost: str, settings: 
         out.append(Target(table, row, data, name, value, protocol, cost, settings, spread, metric, source, against, (times or {}).get(name, 1.0),
                           waits))
     return out
+
+
+def made_by(recipe: str, targets: Iterable[Target]) -> tuple[Target, ...]:
+    """The targets as rows of this recipe."""
+    return tuple(replace(t, recipe=recipe) for t in targets)

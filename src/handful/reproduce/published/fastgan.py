@@ -1,15 +1,4 @@
-"""FastGAN's published setting (Liu et al., ICLR 2021), shared by its recipes, and its tables.
-
-Where the paper and its release differ, the recipes have the release's form (arch/fastgan.py tells of the networks, terms/reconstruction.py of the
-decoders):
-
-    crop of f1 for a decoder    1/8 of its height and width (paper)    a quadrant, 8 x 8 of 16 x 16 (release)
-    decoders                    of f1 and f2 (paper)                   and one of the second, smaller scale of D (release)
-    tanh on the images          not said                               at 1024 pixels alone (release)
-    margin of the hinge         1 (paper, eq. 3)                       uniform in [0.8, 1) for every logit (release)
-    length                      hours on a GPU (tables 2 to 4)         50,000 iterations (release)
-
-(Of the crop the copy of the paper's text at hand prints only "8": its fraction is garbled.)
+"""The tables of FastGAN (Liu et al., ICLR 2021). recipes/fastgan.py says where the paper, its release and the recipes differ.
 
 Table 1's parameters are reached neither by the text nor by the release. In millions, at 256 and at 1024 pixels:
 
@@ -29,15 +18,16 @@ and 10k images of FFHQ in tables 3 and 4 (of 256 pixels there). The fine-tuned o
 
 from __future__ import annotations
 
-from typing import Any
+from .._target import Target, made_by, row_of
+from . import diffaugment
 
-from . import _diffaugment
-from ._targets import Target, row_of
-
+CITATION = "Liu, Zhu, Song, Elgammal: Towards Faster and Stabilized GAN Training for High-fidelity Few-shot Image Synthesis, ICLR 2021"
+TITLES = {
+    "1": "cost of training", "2": "few images, 256 pixels", "3": "few images, 1024 pixels", "4": "more images, 1024 pixels",
+    "5": "inversion of images into latents", "6": "self-supervision of D"}
 BEST_OF_5 = "best of the checkpoints saved every 10k iterations, best of 5 seeds"
 PROTOCOL = f"5000 generated images against the whole training set, {BEST_OF_5}"
 PROTOCOL_50K = f"50,000 generated images against the whole training set, {BEST_OF_5}"
-PIXEL_GAIN = 0.7                              # of the decoders' loss where it compares pixels: then its gradients start as large as those of LPIPS
 BATCH, STEP = 8, 10_000                       # images of an iteration; iterations between checkpoints
 
 TABLE_1 = {                                   # hours per 10k iterations, GB of GPU memory, million parameters: at 256 pixels, at 1024
@@ -87,28 +77,6 @@ TABLE_6 = {                                   # Art, Nature; what the row waits 
 WIDTHS = "the widths of its slimmed StyleGAN2, which the paper doesn't tell"
 
 
-def fastgan(resolution: int, *, kimg: float, ngf: int = 64, ndf: int = 64, z_dim: int = 256, batch: int = BATCH,
-            reconstruction: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The released code's settings: Adam 2e-4 (0.5, 0.999), batch 8, EMA 0.999 over parameters, one D and one G step on the same augmented
-    fakes, DiffAugment colour and translation, soft hinge, LPIPS reconstruction summed over the batch, horizontal flips, images stretched by a
-    bilinear filter, and no tanh below 1024 pixels (an oversight, it seems, but the published weights and figures have it so)."""
-    return {
-        "data": {"resolution": resolution, "fit": "stretch", "filter": "bilinear"},
-        "g": {"use": "fastgan", "ngf": ngf, "z_dim": z_dim, "output_activation": "tanh" if resolution >= 1024 else "none"},
-        "d": {"use": "fastgan", "ndf": ndf},
-        "augment": {"use": "diffaug", "policy": "color,translation"},
-        "loss": {"use": "soft_hinge"},
-        "terms": {"reconstruction": {"use": "reconstruction", "pixel_gain": PIXEL_GAIN} | (reconstruction or {})},
-        "optim_g": {"lr": 2e-4, "betas": [0.5, 0.999]},
-        "optim_d": {"lr": 2e-4, "betas": [0.5, 0.999]},
-        "ema": {"decay": 0.999},
-        "train": {"kimg": kimg, "batch": batch, "order": "dg", "share_fakes": True},
-    }
-
-
-# ------------------------------------------------------------------------------------------------------------ published figures
-
-
 def iterations(row: str, size: str, hours: float) -> int:
     """What table 1's pace of a row gives in so many hours, in whole tens of thousands."""
     return STEP * int(hours / TABLE_1[row][SIZES.index(size)][0])
@@ -130,7 +98,7 @@ def fid(table: str, row: str, data: str, value: float, cost: str, settings: tupl
 def costs(row: str, size: str, settings: tuple[str, ...] = (), waits: str = "") -> list[Target]:
     """A column of table 1 at one size."""
     figures = dict(zip(COSTS, TABLE_1[row][SIZES.index(size)]))
-    sizes = "G and D, with the decoders where there are any; reached by neither the text nor the release (recipes/_fastgan.py)"
+    sizes = "G and D, with the decoders where there are any; reached by neither the text nor the release (reproduce/published/fastgan.py)"
     return [t for name, value in figures.items()
             for t in row_of("fastgan/1", row, size, sizes if name == COSTS[2] else "10k iterations, batch 8, fp32", "one RTX 2080 Ti", settings,
                             {name: value}, {}, waits=waits)]
@@ -174,14 +142,14 @@ def stylegan2() -> list[Target]:
     out = [*costs("StyleGAN2", "256x256", ("train.batch=8",)), *costs("StyleGAN2", "1024x1024", ("data.resolution=1024", "train.batch=8"))]
     quoted = "; the figure that DiffAugment's release lists"
     for data, value in zip(FEW, TABLE_2["StyleGAN2"]):
-        out += fid("2", "StyleGAN2", data, value, "20 h on one RTX 2080 Ti" + quoted, _diffaugment.released_few(data))
+        out += fid("2", "StyleGAN2", data, value, "20 h on one RTX 2080 Ti" + quoted, diffaugment.released_few(data))
     out += fid("3", "StyleGAN2", "FFHQ 1000", TABLE_3["StyleGAN2"][1], "24 h or more on one RTX TITAN" + quoted + " at 256 pixels",
-               _diffaugment.released_many("FFHQ", 1000), protocol=_diffaugment.OF_ALL, metric="fid50k_full")
+               diffaugment.released_many("FFHQ", 1000), protocol=diffaugment.OF_ALL, metric="fid50k_full")
     for (data, images), value in zip(MORE.items(), TABLE_4["StyleGAN2"]):
         if data.startswith("FFHQ"):
-            listed = value in _diffaugment.RELEASED_MANY["StyleGAN2 + DiffAugment"].values()
+            listed = value in diffaugment.RELEASED_MANY["StyleGAN2 + DiffAugment"].values()
             cost = f"called the latest official figures of DiffAugment, whose release {'has this one' if listed else 'lacks this one'}, at 256 pixels"
-            out += fid("4", "StyleGAN2", data, value, cost, _diffaugment.released_many("FFHQ", images), protocol=_diffaugment.OF_ALL,
+            out += fid("4", "StyleGAN2", data, value, cost, diffaugment.released_many("FFHQ", images), protocol=diffaugment.OF_ALL,
                        metric="fid50k_full")
         else:
             lines = ("data.resolution=1024", "train.batch=16", *length("StyleGAN2", "1024x1024", 5 * 24, batch=16), *subset(images))
@@ -214,3 +182,6 @@ def waiting() -> list[Target]:
             out += [t for data, value in zip(("Art 10k", "Nature 10k"), values)
                     for t in fid("6", row, data, value, "not stated; batch 8", protocol=PROTOCOL_50K, metric="fid50k_train", waits=waits)]
     return out
+
+
+TARGETS = (*made_by("fastgan256", at_256()), *made_by("fastgan1024", at_1024()), *made_by("stylegan2_diffaug_fewshot", stylegan2()), *waiting())

@@ -1,4 +1,4 @@
-"""The tables of DigGAN (Fang, Sun, Schwing, NeurIPS 2022) as targets, and its rule for the weight of the penalty.
+"""The tables of DigGAN (Fang, Sun, Schwing, NeurIPS 2022), and its rule for the weight of the penalty.
 
 Batch norm in the release: in training each GPU by itself, 50 images on CIFAR (1 GPU), 128 on Tiny-ImageNet and 8 on CUB-200 (4 GPUs); here 50, 512
 and 32, a micro-batch. Samples are scored with the statistics of their own batch there, of 50 on CIFAR; here of each 50 samples.
@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ._biggan import NO_AUG, policy
-from ._diffaugment import BIGGAN_CIFAR_KIMG, SCORES, SETS, SHARES, source_of
-from ._targets import Target, row_of
+from .._target import Target, made_by, row_of
+from .diffaugment import BIGGAN_CIFAR_KIMG, NO_AUG, SCORES, SETS, SHARES, policy, source_of
+from .stylegan2_ada import for_gpus
 
+CITATION = "Fang, Sun, Schwing: DigGAN: Discriminator gradient Gap Regularization for GAN Training with Limited Data, NeurIPS 2022"
+TITLES = {
+    "1": "CIFAR-10", "2": "CIFAR-100", "3": "Tiny-ImageNet and CUB-200", "4": "few images, StyleGAN2-ADA", "5": "gradient regularisers",
+    "6": "how reals and fakes are paired", "two-point": "the experiment on two points: many seeds, plots"}
 BEST = "10,000 generated images against the 10,000 test images, the best snapshot; TensorFlow's Inception"
 COST = "4 RTX 2080 Ti, time not stated; 250k iterations of G (DiffAugment with DigGAN at 20%: 500k)"
 LITERAL = "; the penalty as the release computes it, the paper's formula is --set terms.diggan.studiogan_literal=false"
@@ -149,7 +153,7 @@ def studiogan(name: str) -> tuple[Target, ...]:
     return tuple(out)
 
 
-def low_shot(settings: tuple[str, ...]) -> list[Target]:
+def low_shot() -> list[Target]:
     """Table 4, on StyleGAN2-ADA with the settings of 4 GPUs. Not released; here the penalty shares R1's lazy steps, every sixteenth, by the images
     after ADA. It isn't multiplied by sixteen, as in the paper's other networks it isn't multiplied by its interval either: over a run that is
     sixteen times weaker than the other reading, a weight of 100 in every step, which is terms.diggan.weight=1600."""
@@ -157,4 +161,8 @@ def low_shot(settings: tuple[str, ...]) -> list[Target]:
     penalty = ("terms.diggan.weight=100", "terms.diggan.every=16", "terms.diggan.own_step=true")
     return [t for row, values in TABLE_4.items() for data, fid in zip(TABLE_4_SETS, values)
             for t in row_of("diggan/4", row, data, protocol, "4 RTX 2080 Ti, at most 600 kimg" + (WEAKER if "DigGAN" in row else ""),
-                            (*settings, "train.kimg=600", *(penalty if "DigGAN" in row else ())), {"FID": fid}, {"FID": "fid5k_train"})]
+                            (*for_gpus(256, 4), "train.kimg=600", *(penalty if "DigGAN" in row else ())), {"FID": fid}, {"FID": "fid5k_train"})]
+
+
+TARGETS = (*made_by("sngan_cifar", sngan_cifar()), *made_by("biggan_cifar", biggan_cifar()), *made_by("stylegan2_diffaug_cifar", stylegan2_cifar()),
+           *made_by("biggan_tiny", studiogan("Tiny")), *made_by("biggan_cub", studiogan("CUB")), *made_by("stylegan2_auto", low_shot()))

@@ -1,14 +1,19 @@
-"""The tables of DiffAugment (Zhao et al., NeurIPS 2020) as targets, for the recipes that serve their rows."""
+"""The tables of DiffAugment (Zhao et al., NeurIPS 2020), and the figures that its release lists."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from itertools import chain
 
-from . import _stylegan2
-from ._biggan import NO_AUG, policy
-from ._targets import Figure, Target, row_of
+from .._target import Figure, Target, made_by, row_of
 
+CITATION = "Zhao, Liu, Lin, Zhu, Han: Differentiable Augmentation for Data-Efficient GAN Training, NeurIPS 2020"
+TITLES = {
+    "1": "CIFAR-10: where the augmentation acts", "2": "ImageNet at 128 pixels", "3": "CIFAR-10 and CIFAR-100", "4": "few images, 256 pixels",
+    "5": "CIFAR-10", "6": "CIFAR-100", "8a": "CIFAR-10: a smaller BigGAN", "8b": "CIFAR-10: stronger R1", "10": "CIFAR-10: stronger R1, its best IS",
+    "A.1": "ImageNet: D's learning rate, CR, other papers", "released": "few images, the models that came with the code",
+    "ffhq": "FFHQ and LSUN Cat, the models that came with the code"}
+NO_AUG = ("augment=none",)
 SHARES = ("100%", "20%", "10%")
 SETS = {"CIFAR-10": "cifar10", "CIFAR-100": "cifar100"}
 SCORES = {"IS": "is10k", "FID": "fid10k_test"}
@@ -65,7 +70,11 @@ RELEASED_MANY = {                             # FID by set and size
     "StyleGAN2 + DiffAugment": {"FFHQ 70k": 4.24, "FFHQ 30k": 5.05, "FFHQ 10k": 7.86, "FFHQ 5k": 10.45, "FFHQ 1k": 25.66,
                                 "LSUN Cat 30k": 9.68, "LSUN Cat 10k": 12.07, "LSUN Cat 5k": 16.11, "LSUN Cat 1k": 42.26}}
 OF_ALL = "50,000 generated images against all images of the set, whatever the subset trained on; TensorFlow's Inception"
-ADA_SAYS, QUOTED = "10,000 generated images against 10,000 validation images", "; quoted from DiffAugment's paper"
+
+
+def policy(groups: str) -> tuple[str, str]:
+    """The settings for DiffAugment with these groups of operators."""
+    return "augment=diffaug", f"augment.policy={groups}"
 
 
 def source_of(data: str, share: str) -> str:
@@ -87,38 +96,40 @@ def cifar(row: str, kimg: Mapping[str, Iterable[float]] | None, cost: str, setti
     return out
 
 
+BIGGAN_ROWS = {                               # the lines that make a row on a share of CIFAR
+    "BigGAN": lambda share: NO_AUG,
+    "BigGAN + DiffAugment": lambda share: policy("translation,cutout"),
+    "CR-BigGAN": lambda share: CR_PLAIN,
+    "CR-BigGAN + DiffAugment": lambda share: (
+        (*policy("cutout"), "terms.consistency.against=shifted") if share == "100%" else
+        (*policy("translation,cutout"), "terms.consistency.against=plain"))}
+STRONGEST, PLAINER = policy("color,translation,cutout"), policy("color,cutout")           # of StyleGAN2: on parts of the data, on all of it
+
+
 def biggan_cifar() -> list[Target]:
-    """Table 1, the BigGAN and CR-BigGAN rows of tables 3, 5 and 6, figure 8a, and what the paper on ADA quotes of them."""
+    """Table 1, the BigGAN and CR-BigGAN rows of tables 3, 5 and 6, and figure 8a."""
     out = []
     for row, figures in TABLE_1.items():
         for groups, (inception, fid) in zip(POLICIES, figures):
             lines = NO_AUG if row == "baseline" else (*policy(groups), *PLACES[row])
             out += row_of("diffaugment/1", row, f"CIFAR-10, {groups.replace(',', '+')}", MEAN_OF_5, TWO_GPUS, lines,
                           {"IS": inception, "FID": fid}, SCORES, source="cifar10", against="cifar10:test")
-    rows = {"BigGAN": lambda share: NO_AUG,
-            "BigGAN + DiffAugment": lambda share: policy("translation,cutout"),
-            "CR-BigGAN": lambda share: CR_PLAIN,
-            "CR-BigGAN + DiffAugment": lambda share: (
-                (*policy("cutout"), "terms.consistency.against=shifted") if share == "100%" else
-                (*policy("translation,cutout"), "terms.consistency.against=plain"))}
-    out += chain.from_iterable(cifar(row, BIGGAN_KIMG, TWO_GPUS, lines) for row, lines in rows.items())
+    out += chain.from_iterable(cifar(row, BIGGAN_KIMG, TWO_GPUS, lines) for row, lines in BIGGAN_ROWS.items())
     for row, value in (("BigGAN", 29.02), ("BigGAN + DiffAugment", 21.57)):
-        lines = (*rows[row]("10%"), *HALF, f"train.kimg={BIGGAN_KIMG['CIFAR-10'][2]}")
+        lines = (*BIGGAN_ROWS[row]("10%"), *HALF, f"train.kimg={BIGGAN_KIMG['CIFAR-10'][2]}")
         out += of_tenth("8a", f"{row}, a quarter of the size", lines, {"FID": value}, TWO_GPUS)
-    row = "CR-BigGAN + DiffAugment"
-    return out + _stylegan2.cells("FID-10k", row, "CIFAR-10 conditional", ADA_SAYS, TWO_GPUS + QUOTED, rows[row]("100%"), "cifar10", FID_10k=8.49)
+    return out
 
 
 def stylegan2_cifar() -> list[Target]:
-    """The StyleGAN2 rows of tables 3, 5 and 6, figure 8b, and what the paper on ADA quotes of them."""
-    strongest, plainer = policy("color,translation,cutout"), policy("color,cutout")
+    """The StyleGAN2 rows of tables 3, 5 and 6, and figure 8b."""
     out = (cifar("StyleGAN2", None, FOUR_GPUS, lambda share: NO_AUG)
-           + cifar("StyleGAN2 + DiffAugment", None, FOUR_GPUS, lambda share: plainer if share == "100%" else strongest))
+           + cifar("StyleGAN2 + DiffAugment", None, FOUR_GPUS, lambda share: PLAINER if share == "100%" else STRONGEST))
     for gamma, value in R1_SWEEP.items():
         lines = NO_AUG if gamma == 0.1 else (*NO_AUG, f"terms.r1.gamma={gamma:g}")
         cost = FOUR_GPUS + {0.1: "; table 5 has 36.02 for this setting", 1e4: "; the best at 440k, worse after that"}.get(gamma, "")
         out += of_tenth("8b", f"StyleGAN2, R1 of {gamma:g}", lines, {"FID": value}, cost)
-    return out + _stylegan2.cells("FID-10k", "StyleGAN2 + DiffAugment", "CIFAR-10", ADA_SAYS, FOUR_GPUS + QUOTED, plainer, "cifar10", FID_10k=9.89)
+    return out
 
 
 def of_tenth(table: str, row: str, lines: tuple[str, ...], figures: Mapping[str, float], cost: str, waits: str = "") -> list[Target]:
@@ -156,7 +167,7 @@ def released_few(data: str) -> tuple[str, ...]:
 
 def released_many(data: str, images: int | None) -> tuple[str, ...]:
     """Likewise on FFHQ or LSUN Cat, by the release's script for FFHQ: half the feature maps, batch 32, 25,000 kimg, R1 of 1 by the augmented image.
-    FFHQ's own pictures of 256 pixels are box-filtered."""
+    FFHQ's own images of 256 pixels are box-filtered."""
     return ("g.channel_base=16384", "d.channel_base=16384", "train.batch=32", "train.kimg=25000", "terms.r1.gamma=1", "terms.r1.at=x_in",
             *(("data.filter=box",) if data.startswith("FFHQ") else ()), *((f"data.max_images={images}",) if images else ()))
 
@@ -185,13 +196,6 @@ def plain(row: str) -> tuple[str, ...]:
     return NO_AUG if row == "StyleGAN2" else ()
 
 
-def insgen() -> list[Target]:
-    """What InsGen quotes in its table 1 from the release: DiffAugment on 10,000 images of FFHQ."""
-    fid = RELEASED_MANY["StyleGAN2 + DiffAugment"]["FFHQ 10k"]
-    return row_of("insgen/1", "DiffAugment", "FFHQ 10k", OF_ALL, "the figure that DiffAugment's release lists, on 8 GPUs",
-                  released_many("FFHQ", 10_000), {"FID": fid}, {"FID": "fid50k_full"})
-
-
 def pretrained() -> list[Target]:
     """Table 4's rows that start from a generator of faces."""
     cost = "1 GPU, at most 10k iterations on the 100-shot sets and 20k on AnimalFace"
@@ -206,3 +210,7 @@ def waiting() -> list[Target]:
             *on_imagenet("A.1", "BigGAN, in its own paper", "100%", {"FID": 8.7}, said="; quoted", waits="the settings of BigGAN's paper"),
             *of_tenth("10", "StyleGAN2, the best R1 for IS", NO_AUG, {"IS": 7.75}, FOUR_GPUS,
                       waits="the weight of R1 behind it, which the paper doesn't tell (it tried 0.1 to 10,000)")]
+
+
+TARGETS = (*made_by("biggan_cifar", biggan_cifar()), *made_by("stylegan2_diffaug_cifar", stylegan2_cifar()),
+           *made_by("biggan_imagenet", imagenet()), *made_by("stylegan2_diffaug_fewshot", few_shot()), *pretrained(), *waiting())
