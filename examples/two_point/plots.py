@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from ..files import atomic
-from ._two_point_game import REAL, Setting, State, Trace, networks
+from handful.files import atomic
+
+from .game import REAL, Setting, State, Trace, networks
 
 BLUE, RED, GREY = "#2f6fb2", "#c8372d", "#555555"
 

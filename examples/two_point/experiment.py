@@ -24,10 +24,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import HandfulError, within
-from ..files import write_text
-from ..rng import derive
-from ._two_point_game import OUTCOMES, Setting, State, Trace, initial, joined, judge_alone, outcomes, play, wilson
+from handful.errors import HandfulError, within
+from handful.files import write_text
+from handful.rng import derive
+
+from .game import OUTCOMES, Setting, State, Trace, initial, joined, judge_alone, outcomes, play, wilson
 
 VANILLA, DIGGAN = Setting(), Setting(weight=1.0)
 TABLE = {
@@ -76,7 +77,7 @@ def run(out: Path, seeds: int = 100, say: Callable[[str], object] = print, quick
     trapped = (outcomes(vanilla.final) == AT_0).nonzero()[:, 0]
     result["trapped"] = len(trapped)
     if len(trapped):
-        from ._two_point_plots import draw
+        from .plots import draw
 
         experiments, drawn = _experiments(cut(VANILLA), cut(DIGGAN), initial(VANILLA, seeds), vanilla, diggan, trapped, say)
         result |= experiments

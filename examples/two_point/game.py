@@ -10,8 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..rng import derive
-from ._two_point_nets import Nets, drawn, size
+from handful.rng import derive
+
+from .nets import Nets, drawn, size
 
 REAL = (0.0, 4.0)                   # the data
 HIT = 0.3                           # a generated point this near to a real one is on it
