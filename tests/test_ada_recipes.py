@@ -8,8 +8,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from handful import catalog, config
-from handful.recipes import _comparisons, _stylegan2, stylegan2_auto
-from handful.training.choose import targets
+from handful.reproduce._target import Target
+from handful.reproduce.published import stylegan2_ada, targets
 from making import noise_set, run_steps, tiny_trainer
 
 NAMED = ("stylegan2", "paper256", "paper512", "paper1024", "cifar")
@@ -167,7 +167,7 @@ def test_narrow_recipes_do_the_work_they_say(side, full, gflop):
     trainer._run = counted
     trainer.step()
     assert sum(work) / 1e9 == pytest.approx(gflop, rel=0.02) and 50 < full / gflop < 100
-    assert f"{gflop:.1f} GFLOP" in catalog.load("recipes", f"stylegan2_{side}_narrow").__globals__["__doc__"]
+    assert f"{gflop:.1f} GFLOP" in catalog.load("recipes", f"stylegan2_{side}_narrow").__doc__
 
 
 def test_a_narrow_recipe_trains():
@@ -211,50 +211,50 @@ PUBLISHED = [                                               # recipe, table, row
 
 @pytest.mark.parametrize("recipe, table, row, data, figure, value, spread", PUBLISHED)
 def test_targets_hold_the_published_figures(recipe, table, row, data, figure, value, spread):
-    found = [t for t in targets(recipe) if (t["table"], t["row"], t["data"], t["figure"]) == (f"stylegan2-ada/{table}", row, data, figure)]
-    assert [(t["value"], t["spread"]) for t in found] == [(pytest.approx(value, abs=1e-6), spread)]
+    found = [t for t in targets(recipe) if (t.table, t.row, t.data, t.figure) == (f"stylegan2-ada/{table}", row, data, figure)]
+    assert [(t.value, t.spread) for t in found] == [(pytest.approx(value, abs=1e-6), spread)]
 
 
-RIVALS = _comparisons.FIG_8A.keys() - {"baseline", "shallow mapping", "ADA"} | {"ADA + bCR"}
+RIVALS = stylegan2_ada.FIG_8A.keys() - {"baseline", "shallow mapping", "ADA"} | {"ADA + bCR"}
 
 
-def own(name: str) -> list[dict]:
+def own(name: str) -> list[Target]:
     """Without the rows of other methods (test_comparison_recipes.py) and InsGen's tables (test_insgen_recipes.py)."""
-    return [t for t in targets(name) if t["row"] not in RIVALS and not t["table"].startswith("insgen/")]
+    return [t for t in targets(name) if t.row not in RIVALS and not t.table.startswith("insgen/")]
 
 
 def test_how_many_figures_are_aimed_at():
     """24 of figure 7c, 9 of 8a, 20 of 11a, 12 of 11b, 24 of 13 to 16, 8 of 17, 24 of 18, 2 FID-10k, 16 of the table of costs."""
     counts = {}
-    for t in (t for name in ALL for t in own(name) if t["table"].startswith("stylegan2-ada/")):
-        counts[t["table"].split("/")[1]] = counts.get(t["table"].split("/")[1], 0) + 1
+    for t in (t for name in ALL for t in own(name) if t.table.startswith("stylegan2-ada/")):
+        counts[t.table.split("/")[1]] = counts.get(t.table.split("/")[1], 0) + 1
     assert counts == {"7c": 24, "8a": 9, "11a": 20, "11b": 12, "13": 6, "14": 6, "15": 6, "16": 6, "17": 8, "18": 24, "FID-10k": 2, "cost": 16}
 
 
 @pytest.mark.parametrize("name", ALL[:7])
 def test_settings_of_every_target_make_its_row(name):
     for t in own(name):
-        parsed = configured(name, *t["settings"])
-        plain = t["row"] in ("baseline", "config F", "shallow mapping")
+        parsed = configured(name, *t.settings)
+        plain = t.row in ("baseline", "config F", "shallow mapping")
         assert (parsed.augment.name == "none") == plain and ("ada_controller" in parsed.terms) == (not plain), t
-        assert (at(parsed, "g.mapping_layers") == 2) == (t["row"] == "shallow mapping" or name in ("cifar", "stylegan2_auto")), t
-        assert (parsed.train.precision == "fp32") == (t["row"] == "config F")
-        assert (parsed.data.labels is not None) == ("conditional" in t["data"])
-        if t["data"].startswith(("FFHQ", "LSUN")):
-            size = t["data"].split()[-1]
+        assert (at(parsed, "g.mapping_layers") == 2) == (t.row == "shallow mapping" or name in ("cifar", "stylegan2_auto")), t
+        assert (parsed.train.precision == "fp32") == (t.row == "config F")
+        assert (parsed.data.labels is not None) == ("conditional" in t.data)
+        if t.data.startswith(("FFHQ", "LSUN")):
+            size = t.data.split()[-1]
             whole = size in ("70k", "140k")
             assert parsed.data.max_images == (None if whole else int(size[:-1]) * 1000) and parsed.data.resolution == 256
-            assert parsed.data.flip == (size == "140k") and (parsed.data.filter == "box") == t["data"].startswith("FFHQ")
-        elif t["table"].split("/")[1] in ("11a", "13", "14", "15", "16"):
-            assert parsed.data.flip and parsed.data.resolution == (1024 if "MetFaces" in t["data"] else 512)
+            assert parsed.data.flip == (size == "140k") and (parsed.data.filter == "box") == t.data.startswith("FFHQ")
+        elif t.table.split("/")[1] in ("11a", "13", "14", "15", "16"):
+            assert parsed.data.flip and parsed.data.resolution == (1024 if "MetFaces" in t.data else 512)
 
 
 def test_settings_of_the_table_of_costs_are_what_that_many_gpus_get():
-    for resolution, row in stylegan2_auto.HOURS.items():
+    for resolution, row in stylegan2_ada.HOURS.items():
         for gpus in (1, 2, 4, 8)[:len(row)]:
-            by_settings = configured("stylegan2_auto", *stylegan2_auto.for_gpus(resolution, gpus))
+            by_settings = configured("stylegan2_auto", *stylegan2_ada.for_gpus(resolution, gpus))
             assert not config.differences(by_settings, configured("stylegan2_auto", resolution=resolution, gpus=gpus))
 
 
 def test_cost_is_the_papers_account_per_run():
-    assert _stylegan2.cost(174, 10.82, 8, "figure 7").startswith("2.8 days on 8 V100 GPUs")
+    assert stylegan2_ada.cost(174, 10.82, 8, "figure 7").startswith("2.8 days on 8 V100 GPUs")

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from handful import config
-from handful.recipes import _comparisons
 from handful.reproduce import _tables
 from handful.reproduce._job import configured
+from handful.reproduce.published import stylegan2_ada
 from making import NARROW, noise_set, run_steps, weights
 
 SPEC = Path(__file__).parents[1].parent / "shared" / "specs" / "stylegan2-ada.md"
@@ -83,7 +83,7 @@ def roots(paths) -> set[str]:
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_method_changes_what_the_paper_says_and_nothing_else(name):
-    for size in _comparisons.SIZES:
+    for size in stylegan2_ada.SIZES:
         row = row_of(name, size)
         base, parsed = configured("paper256", row_of("baseline", size).settings), configured(row.recipe, row.settings)
         assert {path: at(parsed, path) for path in CHANGES[name]} == CHANGES[name]
@@ -137,7 +137,7 @@ LOGGED = {"WGAN-GP": {"d/loss_gradient_penalty"}, "zCR": {"d/loss_zcr", "g/loss_
           "adaptive dropout": {"d/adaptive_dropout/p", "d/ada_controller/r"}}
 
 
-@pytest.mark.parametrize("row", [row_of(name) for name in _comparisons.FIG_8A if name not in ("baseline", "ADA")]
+@pytest.mark.parametrize("row", [row_of(name) for name in stylegan2_ada.FIG_8A if name not in ("baseline", "ADA")]
                          + [row_of("ADA + bCR", "1k", "stylegan2-ada/7c")], ids=lambda r: r.name.replace(" ", "_"))
 def test_two_steps_of_every_method(row):
     trainer = narrow_trainer(row)

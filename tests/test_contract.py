@@ -12,6 +12,7 @@ import torch
 from handful import catalog, config
 from handful.catalog import Use
 from handful.data import Dataset
+from handful.reproduce import published
 from handful.rng import Rng
 from handful.seam import LossContext
 from handful.training.trainer import Trainer
@@ -242,10 +243,8 @@ def recipe_config(name: str, *settings: str) -> config.Config:
 def test_recipe_is_a_full_configuration_with_targets_as_data(name):
     parsed = recipe_config(name)
     assert config.dumps(config.parse(config.to_tree(parsed))) == config.dumps(parsed)
-    from handful.training.choose import targets
-
-    for target in targets(name):
-        assert target["value"] >= 0 and target["protocol"] and target["cost"] and "/" in target["table"]
+    for target in published.targets(name):
+        assert target.value >= 0 and target.protocol and target.cost and "/" in target.table
 
 
 @names("recipes")

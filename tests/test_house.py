@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import inspect
 import subprocess
 import sys
 import types
@@ -24,9 +26,9 @@ GROUND = {"errors", "files", "tensors", "fetch", "unpickle", "rng", "seam", "cat
 MAY_IMPORT = {                                           # room -> rooms it may import; everything on the ground floor is free
     "ops": set(), "features": set(), "nn": {"ops"}, "arch": {"features", "nn", "ops"}, "data": set(), "augment": {"ops"}, "losses": set(),
     "terms": {"features", "nn", "ops"}, "recipes": set(), "infer": {"nn"},
-    "interop": set(), "metrics": {"infer", "features", "data", "nn"}, "training": {"data", "features", "infer", "metrics", "nn", "ops", "recipes"},
+    "interop": set(), "metrics": {"infer", "features", "data", "nn"}, "training": {"data", "features", "infer", "metrics", "nn", "ops"},
     "reproduce": {"training", "infer", "metrics", "features", "recipes"},
-    "cli": {"training", "infer", "metrics", "data", "features", "recipes", "reproduce"}}
+    "cli": {"training", "infer", "metrics", "data", "features", "reproduce"}}
 GROUND_ORDER = {"errors": set(), "files": {"errors"}, "fetch": {"errors"}, "unpickle": {"errors"}, "rng": set(), "seam": {"gradients", "rng"},
                 "gradients": {"seam"},                           # for its types alone
                 "tensors": {"errors", "files"}, "catalog": {"errors", "seam"}, "config": {"catalog", "errors", "files"},
@@ -63,7 +65,14 @@ def test_imports_run_one_way(path):
 
 def test_a_file_is_its_registration():
     for kind in catalog.KINDS:
-        assert catalog.names(kind) == sorted(p.stem for p in (SRC / kind).glob("*.py") if not p.stem.startswith("_"))
+        files = [p.stem for p in (SRC / kind).glob("*.py") if not p.stem.startswith("_")]
+        if kind == "recipes":                            # the public functions of its files
+            modules = [importlib.import_module(f"handful.recipes.{file}") for file in files]
+            functions = [(name, f) for m in modules for name, f in inspect.getmembers(m, inspect.isfunction) if f.__module__ == m.__name__]
+            assert catalog.names(kind) == sorted(name for name, _ in functions if not name.startswith("_"))        # none is there twice
+            assert all(catalog.load(kind, name) is f for name, f in functions if not name.startswith("_"))
+        else:
+            assert catalog.names(kind) == sorted(files)
         for name in catalog.names(kind):
             assert catalog.load(kind, name) is not None and catalog.summary(kind, name)
     with pytest.raises(UsageError, match="unknown term 'lecan'; did you mean 'lecam'?"):
@@ -158,6 +167,13 @@ def test_draws_are_of_the_whole_batch_and_sliced():
 
 def test_importing_the_package_is_cheap():
     code = "import sys, handful; handful.__version__; assert 'torch' not in sys.modules and 'pydantic' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_recipes_are_listed_without_being_imported():
+    code = ("import sys; from handful import catalog; assert all(catalog.summary('recipes', n) for n in catalog.names('recipes')); "
+            "assert 'torch' not in sys.modules and not any(m.startswith('handful.recipes') for m in sys.modules); "
+            "from handful.reproduce import published; assert published.targets('fastgan256') and 'torch' not in sys.modules")
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -10,9 +11,9 @@ import pytest
 import torch
 
 from handful import catalog, config
-from handful.recipes import _diggan
 from handful.reproduce import _tables
 from handful.reproduce._job import configured
+from handful.reproduce.published import diggan
 from handful.training.ema import decay
 
 SPECS = Path(__file__).parents[1].parent / "shared" / "specs"
@@ -83,6 +84,23 @@ def at(parsed: config.Config, path: str):
     return node
 
 
+GOLDEN = Path(__file__).parent / "golden" / "recipes.json"
+ASKED = {"plain": {}, "asked": {"resolution": 128, "batch": 8, "gpus": 8, "count": 5000, "device": "cuda", "num_classes": 10}}
+
+
+def test_every_setting_of_every_recipe_is_as_it_was():
+    """Whoever changes a recipe on purpose removes tests/golden/recipes.json, runs this test, and commits what it writes with the change."""
+    found = {name: {how: catalog.load("recipes", name)(**known) for how, known in ASKED.items()} for name in catalog.names("recipes")}
+    if not GOLDEN.exists():
+        GOLDEN.write_text("{\n" + ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in found.items()) + "\n}\n")
+        pytest.fail(f"{GOLDEN.name} did not exist and was written from this run; look at it and commit it")
+    kept = json.loads(GOLDEN.read_text())
+    assert found.keys() == kept.keys()
+    for name, trees in found.items():
+        for how, tree in trees.items():
+            assert json.loads(json.dumps(tree)) == kept[name][how], f"{name}, {how}"
+
+
 @pytest.mark.parametrize("path", COLUMNS)
 def test_recipes_are_the_published_settings(path):
     assert tuple(at(config.resolved(configured(name, ())), path) for name in PUBLISHED) == COLUMNS[path]
@@ -141,9 +159,9 @@ def test_the_rule_for_digganss_weight_is_the_terms_own(share):
     from handful.terms.diggan import weight_for
 
     for augmented in (False, True):
-        assert _diggan.weight(share, augmented) == pytest.approx(weight_for(share, augmented))
-    assert [_diggan.weight(s, False) for s in (1, 0.2, 0.1)] == [1000, 5000, 10_000]
-    assert [_diggan.weight(s, True) for s in (1, 0.2, 0.1)] == [10, 250, 1000]
+        assert diggan.weight(share, augmented) == pytest.approx(weight_for(share, augmented))
+    assert [diggan.weight(s, False) for s in (1, 0.2, 0.1)] == [1000, 5000, 10_000]
+    assert [diggan.weight(s, True) for s in (1, 0.2, 0.1)] == [10, 250, 1000]
 
 
 # ------------------------------------------------------------------------------------------------------------------- the rows

@@ -13,8 +13,8 @@ import pytest
 
 from handful.cli import group, run
 from handful.metrics._metric import Metric
-from handful.recipes._targets import Target
-from handful.reproduce import _job, _run, _show, _tables
+from handful.reproduce import _job, _run, _show, _tables, _two_point, published
+from handful.reproduce._target import Target
 from handful.training.trainer import Trainer
 from making import TINY, picture_folder
 
@@ -37,7 +37,7 @@ class Brightness(Metric):
 
 def made_up(**more):
     base = Target("diffaugment/99", "ours", "noise 10%", "level", 128.0, "8 samples, no reals", "a second", ("terms.lecam.start=500",), None,
-                  "test_reproduce:Brightness", **more)
+                  "test_reproduce:Brightness", recipe="test_reproduce:tiny_recipe", **more)
     return [base, dataclasses.replace(base, figure="KID x1000", value=2.56e5, metric="test_reproduce:Brightness/doubled", times=1000.0),
             dataclasses.replace(base, table="diffaugment/98", row="the same"),
             dataclasses.replace(base, row="of the second", data="noise 20%", settings=()),
@@ -48,7 +48,7 @@ def made_up(**more):
 def noise(tmp_path, monkeypatch):
     """Two made-up tables whose rows train a tiny network on a folder of noise."""
     folder = picture_folder(tmp_path / "noise", 12, classes=2)
-    monkeypatch.setattr(_tables, "_targets", lambda: [("test_reproduce:tiny_recipe", t) for t in made_up(source=str(folder))])
+    monkeypatch.setattr(published, "targets", lambda: made_up(source=str(folder)))
     _tables.rows.cache_clear()
     yield folder
     _tables.rows.cache_clear()
@@ -93,15 +93,28 @@ def test_a_table_shows_what_was_published_and_nothing_that_nobody_measured(capsy
 
 
 def test_the_experiment_on_two_points_is_run_by_its_name(monkeypatch, capsys):
-    from handful.reproduce import two_point
-
-    asked = []
+    two_point, asked = _two_point.experiment(), []
     monkeypatch.setattr(two_point, "run", lambda out, seeds, say, quick: asked.append((out, seeds, quick)) or {})
     monkeypatch.setattr(two_point, "summary", lambda result: "what was found")
     assert reproduce("diggan/two-point", "--out", "here") == 0 and reproduce("diggan/two-point", "--seeds", "5", "--scale", "0.5") == 0
     assert asked == [(Path("here/diggan-two-point"), 100, False), (Path("runs/reproduce/diggan-two-point"), 5, True)]
     assert capsys.readouterr().out.count("what was found") == 2
     assert "diggan/two-point has no rows" in said(capsys, "diggan/two-point", "--row", "1")
+
+
+def test_an_installed_package_says_where_the_experiment_is(tmp_path, monkeypatch, capsys):
+    """And runs nothing that lies where a checkout would have it."""
+    planted = tmp_path / "examples" / "two_point"
+    planted.mkdir(parents=True)
+    for name in ("__init__", "experiment"):
+        (planted / f"{name}.py").write_text(f"import pathlib; pathlib.Path({str(tmp_path / 'ran')!r}).touch()")
+    monkeypatch.setattr(_two_point, "NAME", "test_two_point_planted")
+    for place in ("site-packages/handful", "src/other", "lib/handful"):
+        monkeypatch.setattr(_two_point, "PACKAGE", tmp_path / place)
+        assert "part of the source checkout" in said(capsys, "diggan/two-point", code=1) and not (tmp_path / "ran").exists()
+    monkeypatch.setattr(_two_point, "PACKAGE", tmp_path / "src" / "handful")
+    planted.rename(planted.with_name("another"))
+    assert "examples/two_point" in said(capsys, "diggan/two-point", code=1)
 
 
 def test_waiting_rows_say_so(capsys):
@@ -280,7 +293,7 @@ def test_a_dry_run_trains_nothing(noise, capsys):
 def test_a_score_without_its_network_is_said_before_training(monkeypatch, noise, capsys):
     monkeypatch.setattr(_run, "available", lambda name: False)
     only = [dataclasses.replace(t, metric="fid10k_test") for t in made_up(source=str(noise))[:1]]
-    monkeypatch.setattr(_tables, "_targets", lambda: [("test_reproduce:tiny_recipe", t) for t in only])
+    monkeypatch.setattr(published, "targets", lambda: only)
     _tables.rows.cache_clear()
     capsys.readouterr()
     assert reproduce(*ROW) == 1

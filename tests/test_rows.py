@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
 from collections import Counter
@@ -13,9 +12,9 @@ import pytest
 import torch
 
 from handful import catalog, config
-from handful.recipes import _diffaugment, _fastgan
-from handful.reproduce import _show, _tables
+from handful.reproduce import _show, _tables, published
 from handful.reproduce._job import configured
+from handful.reproduce.published import diffaugment, fastgan
 from making import NARROW, noise_set, run_steps, weights
 from test_recipes import at
 
@@ -96,7 +95,7 @@ def spec_section(name: str, title: str) -> list[list[str]]:
 FAST_NAMES = {"Baseline+Skip": "Baseline + Skip", "Baseline+decode": "Baseline + decode", "Baseline @20k": "Baseline @ 20k iter",
               "Baseline @40k": "Baseline @ 40k iter", "Ours @40k": "Ours @ 40k iter", "Ours @80k": "Ours @ 80k iter",
               "a. contrastive": "a. contrastive loss", "b. aspect ratio": "b. predict aspect ratio", "d. a+b": "d. a+b", "e. a+b+c": "e. a+b+c"}
-FAST_DATA = {"2": _fastgan.FEW, "3": tuple(_fastgan.FEW_LARGE), "4": tuple(_fastgan.MORE), "5": _fastgan.TRACKED, "6": ("Art 10k", "Nature 10k")}
+FAST_DATA = {"2": fastgan.FEW, "3": tuple(fastgan.FEW_LARGE), "4": tuple(fastgan.MORE), "5": fastgan.TRACKED, "6": ("Art 10k", "Nature 10k")}
 
 
 @pytest.mark.parametrize("number", FAST_DATA)
@@ -110,7 +109,7 @@ def test_fastgans_table_of_costs_cell_by_cell():
     head, *lines = spec_section("fastgan.md", "Table 1 — ")
     names = ["StyleGAN2@0.25", "StyleGAN2@0.5", "StyleGAN2", "Baseline", "Ours"]
     assert head[1:] == ["StyleGAN2@0.25", "@0.5", "StyleGAN2", "Baseline", "Ours"]
-    kinds = {"hours": _fastgan.COSTS[0], "VRAM": _fastgan.COSTS[1], "params": _fastgan.COSTS[2]}
+    kinds = {"hours": fastgan.COSTS[0], "VRAM": fastgan.COSTS[1], "params": fastgan.COSTS[2]}
     published = {(name, {"256": "256x256", "1024": "1024x1024"}[title.split("²")[0]], kinds[re.split(r"[ /]", title.split(": ")[1])[0]]): float(v)
                  for title, *values in lines for name, v in zip(names, values)}
     assert {(t.row, t.data, t.figure): t.value for r in _tables.table("fastgan/1") for t in r.targets} == published
@@ -216,7 +215,13 @@ def test_waiting_rows_and_curves_are_shown(capsys):
 def test_curves_are_in_no_recipes_own_figures():
     """So that `handful list recipes NAME` and a run's report have a number for each."""
     for name in catalog.names("recipes"):
-        assert all(t.value is not None and not t.waits for t in getattr(importlib.import_module(f"handful.recipes.{name}"), "TARGETS", ()))
+        assert all(t.value is not None and not t.waits for t in published.targets(name))
+
+
+def test_every_figure_belongs_to_a_recipe_or_waits():
+    names = catalog.names("recipes")
+    for t in published.targets():
+        assert t.recipe in names if not t.waits else not t.recipe, t
 
 
 # ------------------------------------------------------------------------------------------------------------------ FastGAN's rows
@@ -279,8 +284,8 @@ COUNTED = {"its own model": (({}, {}, ("whole", "part", "small")), (40.654, 40.7
 def test_parameters_in_the_list_of_differences_are_the_networks(what):
     form, millions = COUNTED[what]
     assert tuple(round(parameters(size, *form) / 1e6, 3) for size in (256, 1024)) == millions
-    assert all(f"{m:.3f}" in _fastgan.__doc__ for m in millions)
-    assert all(f"{m[2]}" in _fastgan.__doc__ for row in ("Ours", "Baseline", "StyleGAN2") for m in _fastgan.TABLE_1[row])
+    assert all(f"{m:.3f}" in fastgan.__doc__ for m in millions)
+    assert all(f"{m[2]}" in fastgan.__doc__ for row in ("Ours", "Baseline", "StyleGAN2") for m in fastgan.TABLE_1[row])
 
 
 def test_config_f_has_the_parameters_in_the_list_of_differences():
@@ -288,7 +293,7 @@ def test_config_f_has_the_parameters_in_the_list_of_differences():
         for size, millions in ((256, "58.898"), (1024, "59.383")):
             nets = [catalog.build("arch", catalog.Use("stylegan2"), w, resolution=size, channels=3, num_classes=0)
                     for w in ("Generator", "Discriminator")]
-            assert f"{sum(p.numel() for net in nets for p in net.parameters()) / 1e6:.3f}" == millions and millions in _fastgan.__doc__
+            assert f"{sum(p.numel() for net in nets for p in net.parameters()) / 1e6:.3f}" == millions and millions in fastgan.__doc__
 
 
 @pytest.mark.parametrize("row", [r for r in _tables.table("fastgan/2") if r.recipe == "fastgan256" and r.data == "100-shot-obama"],
@@ -363,4 +368,4 @@ def test_the_sweeps_of_diffaugment_change_what_they_name():
     half, cr = rows["BigGAN, D's learning rate 2e-4"], rows["CR-BigGAN"]
     assert config.differences(table_2["BigGAN", "ImageNet 50%"], half) == {"optim_d.lr": (5e-4, 2e-4)}
     assert {k.rsplit(".", 1)[0] for k in config.differences(table_2["BigGAN", "ImageNet 100%"], cr)} == {"terms.consistency"}
-    assert _diffaugment.TABLE_2["BigGAN"][1] == ((89.9, 0.2), (9.64, 0.04))                 # what the text compares the lower rate with
+    assert diffaugment.TABLE_2["BigGAN"][1] == ((89.9, 0.2), (9.64, 0.04))                 # what the text compares the lower rate with

@@ -12,9 +12,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from handful.errors import HandfulError, UsageError
-from handful.reproduce import _two_point_game as game
-from handful.reproduce import two_point
-from handful.reproduce._two_point_game import Setting, initial, outcomes, play, wilson
+from handful.reproduce._two_point import experiment
+
+two_point = experiment()
+game = sys.modules[two_point.Setting.__module__]
+Setting, initial, outcomes, play, wilson = game.Setting, game.initial, game.outcomes, game.play, game.wilson
 
 
 def plain(flat: torch.Tensor, width: int, layers: int, activation: type[nn.Module]) -> nn.Sequential:

@@ -1,4 +1,5 @@
-"""A folder is a registry: `terms/lecam.py` is the term `lecam`. Nothing registers itself; listing the folder is the catalogue.
+"""A folder is a registry: `terms/lecam.py` is the term `lecam`. Nothing registers itself; listing the folder is the catalogue. Recipes alone share
+files: every public function of a file in `recipes/` is one.
 
 A name with a dot or colon (`mypackage.mymodule:MyTerm`) is a class outside the package: authors of methods need no fork. Here such a name is
 imported, so whoever passes a configuration that came in a file asks `config.refuse_outside` first.
@@ -6,10 +7,12 @@ imported, so whoever passes a configuration that came in a file asks `config.ref
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import math
 import typing
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -57,16 +60,30 @@ def names(kind: str) -> list[str]:
     """The methods of one kind, by listing its folder. Costs no import."""
     if kind not in KINDS:
         raise UsageError(f"unknown kind '{kind}'{nearest(kind, KINDS)}")
-    folder = Path(__file__).parent / kind
-    return sorted(p.stem for p in folder.glob("*.py") if not p.stem.startswith("_"))
+    return sorted(_recipes() if kind == "recipes" else (p.stem for p in _files(kind)))
+
+
+def _files(kind: str) -> list[Path]:
+    return [p for p in (Path(__file__).parent / kind).glob("*.py") if not p.stem.startswith("_")]
+
+
+@cache
+def _recipes() -> dict[str, tuple[str, str]]:
+    """Of every recipe, by its name, the file (without .py) and the docstring. Costs no import."""
+    return {node.name: (path.stem, ast.get_docstring(node) or "")
+            for path in _files("recipes") for node in ast.parse(path.read_text(encoding="utf-8")).body
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")}
 
 
 def load(kind: str, name: str) -> Any:
-    """The class of a method; for `arch` the module with its `Generator`, its `Discriminator`, or both. Raises UsageError with the nearest name."""
+    """The class of a method; for `arch` the module with its `Generator`, its `Discriminator`, or both; for `recipes` the function. Raises UsageError
+    with the nearest name."""
     if is_outside(name):
         return _outside(kind, name)
     if name not in names(kind):
         raise UsageError(f"unknown {_one(kind)} '{name}'{nearest(name, names(kind))}")
+    if kind == "recipes":
+        return getattr(importlib.import_module(f"handful.recipes.{_recipes()[name][0]}"), name)
     module = importlib.import_module(f"handful.{kind}.{name}")
     return module if kind == "arch" else _one_class(module, name)
 
@@ -145,10 +162,11 @@ def keywords(cls: type) -> dict[str, inspect.Parameter]:
 
 def summary(kind: str, name: str) -> str:
     """The first line of a method's docstring, read without importing it."""
-    import ast
-
-    tree = ast.parse((Path(__file__).parent / kind / f"{name}.py").read_text(encoding="utf-8"))
-    return (ast.get_docstring(tree) or "").split("\n\n")[0].replace("\n", " ")
+    if kind == "recipes":
+        doc = _recipes()[name][1]
+    else:
+        doc = ast.get_docstring(ast.parse((Path(__file__).parent / kind / f"{name}.py").read_text(encoding="utf-8"))) or ""
+    return doc.split("\n\n")[0].replace("\n", " ")
 
 
 def _typed(parameter: inspect.Parameter, value: Any, where: str) -> Any:
@@ -177,8 +195,6 @@ def _outside(kind: str, name: str) -> Any:
 
 def _one_class(module: Any, name: str) -> Any:
     """The file's class: the only public one, or the one that is spelt like the file, case and underscores aside."""
-    if hasattr(module, "recipe"):
-        return module.recipe
     classes = [c for _, c in inspect.getmembers(module, inspect.isclass) if c.__module__ == module.__name__ and not c.__name__.startswith("_")]
     same = [c for c in classes if c.__name__.lower() == name.replace("_", "")]
     if len(same) == 1 or len(classes) == 1:

@@ -12,7 +12,7 @@ ICLR 2018. Defaults are, by resolution:
 At 64 and 128 pixels D's shortcuts see relu(x) in every block but the first, the identity of a last block that changes no width too: StudioGAN's ReLU
 works in place, and x is its input. Logits and penalties of the textbook's form (skip="plain", as at 32 and 256) are others by far.
 
-DiffAugment's ImageNet form (compare_gan) is 128 with other keywords, all of them in recipes/biggan_imagenet.py. In G zeros stand between the pixels
+DiffAugment's ImageNet form (compare_gan) is 128 with other keywords, all in the recipe biggan_imagenet. In G zeros stand between the pixels
 where others repeat them (up="zeros"), and batch norm's scale is the linear map itself, without "1 +" (gain="bare"). In D the shortcuts are plain and
 the last block has none (skip_equal=False), images are in [0, 1], so that the zeros around a map are black (image_range="0..1"), and the matrix of
 classes starts by Glorot's rule (class_init="glorot"). Spectral norm iterates in evaluation too (sn_iterates="always").

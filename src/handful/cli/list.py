@@ -53,11 +53,16 @@ def describe(kind: str, name: str) -> dict[str, Any]:
     """
     found = catalog.load(kind, name)
     parts = catalog.networks(name) if kind == "arch" else {"": found}
-    module = found if inspect.ismodule(found) else inspect.getmodule(found)
-    return {"kind": kind, "name": name, "doc": inspect.getdoc(module) or "",
+    told = found if inspect.ismodule(found) or kind == "recipes" else inspect.getmodule(found)          # whose docstring describes it
+    targets = []
+    if kind == "recipes":
+        from ..reproduce import published
+
+        targets = published.targets(name)
+    return {"kind": kind, "name": name, "doc": inspect.getdoc(told) or "",
             "settings": {which: _settings(part) for which, part in parts.items()},
             "meaning": {which: inspect.getdoc(part) or "" for which, part in parts.items()} if kind != "recipes" else {},
-            "targets": [dataclasses.asdict(target) for target in getattr(module, "TARGETS", ())]}
+            "targets": [dataclasses.asdict(target) for target in targets]}
 
 
 def _settings(part: Any) -> dict[str, dict[str, Any]]:

@@ -40,8 +40,9 @@ def command(table, row, data_set, data, against, scale, seed, seeds, samples, se
     if table == _tables.TWO_POINT:
         if row or data_set or data or against or samples or settings or dry_run or as_json:
             raise UsageError(f"{table} has no rows: it takes --seeds, --out, and --scale (below 1: half the iterations, to see that it runs)")
-        from handful.reproduce import two_point
+        from handful.reproduce._two_point import experiment
 
+        two_point = experiment()
         result = two_point.run(out / "diggan-two-point", seeds or 100, say=click.echo, quick=scale < 1)
         return click.echo(two_point.summary(result))
     found = _tables.table(table)

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..files import in_shell
-from ..recipes._targets import Target
 from . import _tables
 from ._job import Job
 from ._tables import RESULT, Row
+from ._target import Target
 
 
 @dataclass

@@ -1,47 +1,22 @@
-"""The published tables, put together from the recipes' targets; and which of their figures have been measured here."""
+"""The published tables as rows, each of which one run reproduces; and which of their figures have been measured here."""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .. import catalog
 from ..errors import HandfulError, NoPermission, UsageError, nearest
 from ..files import parse_json, read_bounded
-from ..recipes._targets import Target
+from . import published
+from ._target import Target
 
 RESULT = "result.json"                   # in the folder of a row's run
 TWO_POINT = "diggan/two-point"
-PAPERS = {
-    "fastgan": "Liu, Zhu, Song, Elgammal: Towards Faster and Stabilized GAN Training for High-fidelity Few-shot Image Synthesis, ICLR 2021",
-    "stylegan2-ada": "Karras et al.: Training Generative Adversarial Networks with Limited Data, NeurIPS 2020 (numbers are those of its figures)",
-    "diffaugment": "Zhao, Liu, Lin, Zhu, Han: Differentiable Augmentation for Data-Efficient GAN Training, NeurIPS 2020",
-    "diggan": "Fang, Sun, Schwing: DigGAN: Discriminator gradient Gap Regularization for GAN Training with Limited Data, NeurIPS 2022",
-    "insgen": "Yang, Shen, Xu, Zhou: Data-Efficient Instance Generation from Instance Discrimination, NeurIPS 2021",
-    "r3gan": "Huang, Gokaslan, Kuleshov, Tompkin: The GAN is dead; long live the GAN! A Modern Baseline GAN, NeurIPS 2024"}
-TITLES = {
-    "fastgan/1": "cost of training", "fastgan/2": "few images, 256 pixels", "fastgan/3": "few images, 1024 pixels",
-    "fastgan/4": "more images, 1024 pixels", "fastgan/5": "inversion of images into latents", "fastgan/6": "self-supervision of D",
-    "stylegan2-ada/7c": "subsets of FFHQ and LSUN Cat", "stylegan2-ada/8a": "ways against overfitting, FFHQ",
-    "stylegan2-ada/9a": "transfer to FFHQ, training curves", "stylegan2-ada/9b": "transfer to FFHQ with ADA, training curves",
-    "stylegan2-ada/9c": "transfer to subsets of FFHQ", "stylegan2-ada/9d": "transfer between sets", "stylegan2-ada/11a": "small sets",
-    "stylegan2-ada/11b": "CIFAR-10", "stylegan2-ada/12": "MetFaces, by transfer", "stylegan2-ada/13": "BreCaHAD", "stylegan2-ada/14": "AFHQ Cat",
-    "stylegan2-ada/15": "AFHQ Dog", "stylegan2-ada/16": "AFHQ Wild", "stylegan2-ada/17": "CIFAR-10, the best models",
-    "stylegan2-ada/18": "FFHQ, the best runs", "stylegan2-ada/19a": "BigGAN on subsets of FFHQ", "stylegan2-ada/19b": "BigGAN on subsets of LSUN Cat",
-    "stylegan2-ada/FID-10k": "CIFAR-10 against its test images", "stylegan2-ada/cost": "the release's table of costs",
-    "diffaugment/1": "CIFAR-10: where the augmentation acts", "diffaugment/2": "ImageNet at 128 pixels", "diffaugment/3": "CIFAR-10 and CIFAR-100",
-    "diffaugment/4": "few images, 256 pixels", "diffaugment/5": "CIFAR-10", "diffaugment/6": "CIFAR-100",
-    "diffaugment/8a": "CIFAR-10: a smaller BigGAN", "diffaugment/8b": "CIFAR-10: stronger R1", "diffaugment/10": "CIFAR-10: stronger R1, its best IS",
-    "diffaugment/A.1": "ImageNet: D's learning rate, CR, other papers", "diffaugment/released": "few images, the models that came with the code",
-    "diffaugment/ffhq": "FFHQ and LSUN Cat, the models that came with the code",
-    "diggan/1": "CIFAR-10", "diggan/2": "CIFAR-100", "diggan/3": "Tiny-ImageNet and CUB-200", "diggan/4": "few images, StyleGAN2-ADA",
-    "diggan/5": "gradient regularisers", "diggan/6": "how reals and fakes are paired", TWO_POINT: "the experiment on two points: many seeds, plots",
-    "insgen/1": "FFHQ, 256 pixels", "insgen/2": "AFHQ, 512 pixels", "insgen/3": "FFHQ, one part after the other",
-    "r3gan/fid": "FID on CIFAR-10 and FFHQ"}
+PAPERS = {name: paper.CITATION for name, paper in published.PAPERS.items()}
+TITLES = {f"{name}/{number}": title for name, paper in published.PAPERS.items() for number, title in paper.TITLES.items()}
 GIVEN = {                                # sets that handful doesn't know by name, by the beginning of theirs: what they are
     "100-shot-": "the 100 pictures of 256 pixels that came with DiffAugment", "AnimalFace-": "faces of cats or dogs, cut out at 256 pixels",
     "ImageNet": "the training images of ILSVRC 2012, a folder per class", "Tiny": "Tiny-ImageNet's 100,000 training images, a folder per class",
@@ -80,18 +55,11 @@ class Row:
 def rows() -> tuple[Row, ...]:
     """Every row of every table, in the order of the papers."""
     found: dict[tuple, list[Target]] = {}
-    for recipe, target in _targets():
-        found.setdefault((target.table, target.row, target.data, recipe, target.settings), []).append(target)
+    for t in published.targets():
+        found.setdefault((t.table, t.row, t.data, t.recipe, t.settings), []).append(t)
     order = list(TITLES)
     out = [Row(*key, tuple(targets)) for key, targets in found.items()]
     return tuple(sorted(out, key=lambda r: order.index(r.table) if r.table in order else len(order)))
-
-
-def _targets() -> Iterator[tuple[str, Target]]:
-    for name in (*catalog.names("recipes"), "_waiting"):
-        module = importlib.import_module(f"handful.recipes.{name}")
-        for target in getattr(module, "TARGETS", ()):
-            yield "" if target.waits else name, target
 
 
 def tables() -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,9 +163,3 @@ def machine(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
     return f"{threads} CPU thread{'s' if threads > 1 else ''}" if device.type == "cpu" else "the Apple GPU"
-
-
-def targets(recipe: str) -> list[dict[str, Any]]:
-    """The published figures that a recipe aims at."""
-    module = __import__(f"handful.recipes.{recipe}", fromlist=["TARGETS"])
-    return [dataclasses.asdict(t) for t in getattr(module, "TARGETS", ())]
