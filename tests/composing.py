@@ -1,29 +1,33 @@
-"""Which methods go together: every architecture with every term and augmentation, and every two terms, each run for some steps and judged.
+"""Which methods go together: every architecture with every term and augmentation, and every two terms; what their classes state, and what happens.
 
-tests/composing_page.py makes a page of it; tests/test_composition.py runs a sample anew and compares.
+`stated` asks the classes (seam.Conflict, Term.roles), `built` the trainer, `outcome` trains for some steps and judges. tests/test_composition.py
+compares them.
 """
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from handful import catalog
+from handful.catalog import Use
+from handful.config import Config
 from handful.errors import HandfulError
+from handful.seam import CONTROLS_AUGMENT, CONTROLS_D, Nets, Wrapper
 from handful.training import choose
 from handful.training.trainer import Trainer
-from making import NARROW, TERMS_NEED, noise_set, run_steps, tiny_config
+from making import NARROW, TERMS_NEED, noise_set, run_steps, tiny_config, weights
 
 STEPS, SIDE, IMAGES, BATCH, CLASSES = 2, 32, 24, 4, 3
 PAIRS_ON = ("stylegan2", "ada", False)                    # architecture, augmentation, labels
-AXES = ("arch", "augment", "terms")
 
 # So that each does something at once; whatever has a strength p is given 0.5 as well.
 AT_ONCE: dict[str, dict[str, Any]] = {
@@ -49,18 +53,33 @@ class Cell:
 
 @dataclass(frozen=True)
 class Ran:
-    """What became of a cell: the fault (refused: ..., fails: ...; empty where it ran), G's weights at the end, what was logged."""
+    """What became of a cell: the fault (refused: ..., fails: ...; empty where it ran), G's weights at the end, what was logged, and the terms that
+    must change training though they have no loss: those inside D, and controllers."""
 
     fault: str
     weights: Tensor | None = None
     log: Mapping[str, float] | None = None
+    acting: frozenset[str] = frozenset()
 
 
-# ------------------------------------------------------------------------------------------------------------------ running
+def cells() -> Iterator[Cell]:
+    every = [catalog.names(kind) for kind in ("arch", "augment", "terms")]
+    for terms, arch, augment, labels in itertools.product([(), *((t,) for t in every[2])], every[0], every[1], (False, True)):
+        yield Cell(arch, augment, labels, terms)
+
+
+def pairs() -> Iterator[Cell]:
+    """Any two terms; two wrappers in both orders."""
+    for two in itertools.permutations(catalog.names("terms"), 2):
+        if two[0] < two[1] or all(hasattr(catalog.load("terms", t), "wrap") for t in two):
+            yield Cell(*PAIRS_ON, two)
+
+
+# ----------------------------------------------------------------------------------------------------------------- building
 
 
 def settings(kind: str, name: str) -> dict[str, Any]:
-    """The keywords with which a method of the table is built."""
+    """The keywords with which a method is built, and which it is ("use")."""
     more = {"use": name} | AT_ONCE.get(name, {})
     return ({"p": 0.5} if "p" in catalog.keywords(catalog.load(kind, more["use"])) else {}) | more
 
@@ -70,21 +89,78 @@ def needed(terms: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(s for t in terms for s in TERMS_NEED.get(t, []) if s.startswith(("data.", "train."))))
 
 
-def build(cell: Cell, more: tuple[str, ...]) -> Trainer:
+def configured(cell: Cell, more: tuple[str, ...] = ()) -> Config:
     narrow = NARROW.get(cell.arch, {"g": {}, "d": {}})
-    config = tiny_config(f"data.resolution={SIDE}", f"train.batch={BATCH}", "data.path=photos", *more,
-                         g={"use": cell.arch, **narrow["g"]}, d={"use": cell.arch, **narrow["d"]}, augment=settings("augment", cell.augment),
-                         terms={t: settings("terms", t) for t in cell.terms})
-    dataset = noise_set(IMAGES, CLASSES if cell.labels else 0, SIDE)
+    return tiny_config(f"data.resolution={SIDE}", f"train.batch={BATCH}", "data.path=photos", *more,
+                       g={"use": cell.arch, **narrow["g"]}, d={"use": cell.arch, **narrow["d"]}, augment=settings("augment", cell.augment),
+                       terms={t: settings("terms", t) for t in cell.terms})
+
+
+def built(cell: Cell, more: tuple[str, ...] = ()) -> Trainer:
+    """more: settings beyond the cell's own. Raises HandfulError where the combination is refused."""
+    config = configured(cell, more)
     choose.about_classes(config, {f"c{i}": IMAGES // CLASSES for i in range(CLASSES)} if cell.labels else {})
-    return Trainer(config, dataset, torch.device("cpu"))
+    return Trainer(config, noise_set(IMAGES, CLASSES if cell.labels else 0, SIDE), torch.device("cpu"))
+
+
+# ----------------------------------------------------------------------------------------------------------- what is stated
+
+
+@cache
+def plain_nets(cell: Cell) -> Nets:
+    """The networks of a cell without terms; built even where a run would be refused for want of labels."""
+    return Trainer(configured(cell), noise_set(IMAGES, CLASSES if cell.labels else 0, SIDE), torch.device("cpu")).nets
+
+
+@cache
+def stating() -> dict[str, set[str]]:
+    """The methods that state something, each with what it can't be combined with; roles are left out."""
+    every = {name: {what for what, _ in catalog.conflicts(kind, name) if not what.startswith("another ")}
+             for kind in ("arch", "augment", "terms") for name in catalog.names(kind)}
+    return {name: whats for name, whats in every.items() if whats}
+
+
+def stated(cell: Cell) -> dict[tuple[str, str], str]:
+    """The refusals of a cell by the statements of its classes: {(method, what it can't be combined with): message}, in their order."""
+    if len(cell.terms) < 2 and not stating().keys() & {cell.arch, cell.augment, *cell.terms}:
+        return {}
+    terms = {t: settings("terms", t) for t in cell.terms}
+    uses = {t: Use(kwargs.pop("use"), **kwargs) for t, kwargs in terms.items()}
+    return statements(plain_nets(replace(cell, terms=())), uses, cell.arch, cell.augment)
+
+
+def statements(plain: Nets, terms: Mapping[str, Use], arch: str, augment: str) -> dict[tuple[str, str], str]:
+    """Of a run with these terms. plain: its networks without them."""
+    if plain.G.wants_classes and not plain.G.num_classes:
+        return {(arch, "images without labels"): f"{arch} is made for labelled images, and 'photos' has no labels: {catalog.GIVE_LABELS}"}
+    nets, found, claimed = copy.copy(plain), {}, {}
+    methods = {name: catalog.build("terms", use) for name, use in terms.items()}
+    for method in methods.values():
+        nets.D = method.wrap(copy.deepcopy(nets.D)) if isinstance(method, Wrapper) else nets.D
+    for name, method in [(arch, nets.G), (augment, nets.augment), *methods.items()]:
+        own = terms[name].name if name in terms else name
+        found |= {(own, c.what): line for c in type(method).conflicts if (line := c.refusal(method, name, nets))}
+        roles = sorted(getattr(type(method), "roles", ()))
+        if shared := [role for role in roles if role in claimed]:
+            found[own, shared[0]] = (f"terms.{claimed[shared[0]]} and terms.{name} both want to be the {' and the '.join(shared)}: leave one of "
+                                     f"them out (--set terms.{name}=null)")
+        claimed |= dict.fromkeys(roles, name)
+    return found
+
+
+def refusal(found: Mapping[tuple[str, str], str]) -> str:
+    """What `outcome` says of a combination of which this is stated; empty where nothing is."""
+    return f"refused: {'; and '.join(found.values())}" if found else ""
+
+
+# ------------------------------------------------------------------------------------------------------------------ running
 
 
 @lru_cache(maxsize=256)
 def run(cell: Cell, more: tuple[str, ...] = ()) -> Ran:
     """more: settings beyond the cell's own."""
     try:
-        trainer = build(cell, more)
+        trainer = built(cell, more)
     except HandfulError as error:
         return Ran(f"refused: {error}")
     except Exception as error:
@@ -98,17 +174,18 @@ def run(cell: Cell, more: tuple[str, ...] = ()) -> Ran:
     except Exception as error:
         return Ran(f"fails: {type(error).__name__} when run: {error}")
     unmoved = [k for k, p in moving.items() if torch.equal(p, before[k])]
-    state = [v for m in (trainer.nets.G, trainer.nets.D, trainer.nets.G_ema, trainer.terms) for v in m.state_dict().values()]
     faults = [f"{k} is {log[k]:g}" for k in ("d/bad_grads", "g/bad_grads") if log[k]]
     faults += [f"{k} isn't finite" for k, v in log.items() if not math.isfinite(v)]
-    faults += ["weights or buffers aren't finite"] * (not all(torch.isfinite(v).all() for v in state))
+    faults += ["weights or buffers aren't finite"] * (not torch.isfinite(weights(trainer)).all())
     faults += [f"no gradient moved {', '.join(unmoved[:3])}"] * bool(unmoved)
-    return Ran(f"fails: {'; '.join(faults)}" if faults else "", torch.cat([p.detach().flatten() for p in trainer.nets.G.parameters()]), log)
+    acting = frozenset(name for name, term in trainer.terms.items() if isinstance(term, Wrapper) or term.roles & {CONTROLS_AUGMENT, CONTROLS_D})
+    return Ran(f"fails: {'; '.join(faults)}" if faults else "", torch.cat([p.detach().flatten() for p in trainer.nets.G.parameters()]), log, acting)
 
 
 def outcome(cell: Cell) -> str:
-    """"acts": training takes another way than without each of the cell's terms (of no term: without its augmentation). "watches": it doesn't, by
-    a term that has no loss and logs values. "refused: ..." before the first step, in a line. "fails: ..." whatever else."""
+    """"acts": every gradient, weight, buffer and logged value stays finite, every parameter moves, and G ends elsewhere than without each of the
+    cell's terms (of no term: without its augmentation). "watches": it doesn't, by a term that has no loss, is no controller and not inside D, and
+    logs values. "refused: ..." before the first step, in a line. "fails: ..." whatever else."""
     more = needed(cell.terms)
     ran = run(cell, more)
     if ran.fault:
@@ -126,30 +203,10 @@ def outcome(cell: Cell) -> str:
             return f"fails: without {term}, {without.fault.removeprefix('fails: ')}"
         if without.fault or not torch.equal(ran.weights, without.weights):
             continue                                      # the others may need it
-        if lost:
-            return f"fails: {term} has a loss, but training goes the same way without it"
+        if lost or term in ran.acting:
+            return f"fails: {term} {'has a loss' if lost else 'is to change D or a strength'}, but training goes the same way without it"
         if not any(ran.log[k] for k in told):
             return f"fails: {term} adds nothing and all that it logs is 0"
         if len(cell.terms) == 1:
             return "watches"
     return "acts"
-
-
-# -------------------------------------------------------------------------------------------------------------------- table
-
-
-def axes() -> dict[str, list[str]]:
-    return {kind: catalog.names(kind) for kind in AXES}
-
-
-def cells() -> Iterator[Cell]:
-    names = axes()
-    for terms, arch, augment, labels in itertools.product([(), *((t,) for t in names["terms"])], names["arch"], names["augment"], (False, True)):
-        yield Cell(arch, augment, labels, terms)
-
-
-def pairs() -> Iterator[Cell]:
-    """Any two terms; two wrappers in both orders."""
-    for two in itertools.permutations(catalog.names("terms"), 2):
-        if two[0] < two[1] or all(hasattr(catalog.load("terms", t), "wrap") for t in two):
-            yield Cell(*PAIRS_ON, two)

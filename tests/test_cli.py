@@ -187,6 +187,28 @@ def test_list_shows_a_method_s_settings(capsys):
     assert shown(capsys)[1] == ["handful: unknown term 'lecan'; did you mean 'lecam'?"]
 
 
+@pytest.mark.parametrize("kind, name, line", [
+    ("terms", "contrad", "images with labels: train without labels (no --labels), or leave it out (--set terms.contrad=null)"),
+    ("terms", "ada_controller", "another controller of the augmentation's strength (ada_controller): leave one of them out (--set terms.NAME=null)"),
+    ("terms", "insgen", "another method that contrasts fakes (contrad, fake_contrast, insgen): leave one of them out (--set terms.NAME=null)"),
+    ("arch", "biggan", f"images without labels: {catalog.GIVE_LABELS}")])
+def test_list_shows_what_a_method_can_t_be_combined_with(kind, name, line, capsys):
+    assert run(group, ["list", kind, name]) == 0
+    section = shown(capsys)[0].partition("Can't be combined with:\n")[2]
+    assert f"  {line}" in section.splitlines()
+    assert run(group, ["list", kind, name, "--json"]) == 0
+    conflicts = json.loads(shown(capsys)[0])["conflicts"]
+    assert [f"  {c['what']}: {c['remedy']}" for c in conflicts] == section.splitlines()
+
+
+@pytest.mark.parametrize("kind, name", [("terms", "lecam"), ("augment", "diffaug"), ("arch", "stylegan2"), ("recipes", "fastgan256")])
+def test_list_shows_no_conflicts_where_there_are_none(kind, name, capsys):
+    assert run(group, ["list", kind, name]) == 0
+    assert "combined" not in shown(capsys)[0]
+    assert run(group, ["list", kind, name, "--json"]) == 0
+    assert json.loads(shown(capsys)[0])["conflicts"] == []
+
+
 def test_doctor_finds_this_machine_fit(capsys):
     assert run(group, ["doctor", "--json"]) == 0
     lines = {line["what"]: line for line in json.loads(shown(capsys)[0])}

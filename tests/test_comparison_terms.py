@@ -448,8 +448,8 @@ class WideG(TinyG):
 
 
 def test_rotation_wants_square_pictures():
-    with pytest.raises(HandfulError, match="square, not 32x16: crop them .*--fit crop") as error:
-        Rotation().setup(LiveNets(WideG(), TinyD(), None, None))
+    with pytest.raises(HandfulError, match="terms.rotation turns.*square, not 32x16: crop them .*--fit crop") as error:
+        tiny_trainer("terms.rotation={}", "g=test_comparison_terms:WideG")
     assert "\n" not in str(error.value)
 
 

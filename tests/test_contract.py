@@ -210,6 +210,12 @@ def test_term_writes_no_state_in_forward(name):
 
 
 @names("terms")
+def test_term_claims_only_roles_that_its_class_names(name):
+    term = tiny_trainer(*settings_of(name)).terms[name]
+    assert term.roles <= type(term).roles
+
+
+@names("terms")
 def test_term_resumes_bit_for_bit(name):
     straight, first, second = (tiny_trainer(*settings_of(name)) for _ in range(3))
     run_steps(straight, 4)

@@ -11,13 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from handful import catalog
-from handful.catalog import Use
 from handful.errors import HandfulError, UsageError
 from handful.nn.equalized import EqualLinear
 from handful.nn.spectral import Spectral
 from handful.rng import Rng
-from handful.terms import PAGAN, AdaptiveDropout, ContraD
+from handful.terms import AdaptiveDropout, ContraD
 from handful.terms.contrad import FAKE, REAL, nt_xent, supervised
 from making import NARROW, noise_set, run_steps, tiny_trainer, weights
 from tiny import TinyD
@@ -250,9 +248,9 @@ def test_what_it_cannot_serve_is_refused_with_the_remedy():
     with pytest.raises(HandfulError, match="knows no classes: train without labels"):
         trainer_of(dataset=noise_set(classes=3))
     with pytest.raises(HandfulError, match="fastgan looks at further scales of it apart: take another architecture"):
-        ContraD().wrap(catalog.build("arch", Use("fastgan", ndf=4), "Discriminator", resolution=64, channels=3, num_classes=0))
+        trainer_of("data.resolution=64", dataset=noise_set(8, resolution=64), g={"use": "fastgan", "ngf": 4}, d={"use": "fastgan", "ndf": 4})
     with pytest.raises(HandfulError, match="list contrad before it"):
-        ContraD().wrap(AdaptiveDropout().wrap(PAGAN().wrap(TinyD())))
+        tiny_trainer(use("pa_gan"), use("adaptive_dropout"), use("contrad"), "augment=simclr")
     with pytest.raises(HandfulError, match="both want to be the method that contrasts fakes"):
         trainer_of(use("insgen", queue_real=8, queue_fake=8))
     for bad in ({"temperature": 0.0}, {"weight_fake": -1.0}, {"hidden": 0}):

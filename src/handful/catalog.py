@@ -23,6 +23,7 @@ PLACES = {"g": ("arch", "Generator"), "d": ("arch", "Discriminator"), "augment":
 _FILLED_IN = ("resolution", "channels", "num_classes")       # known from the data set
 _COUNTS = ("layers", "blocks", "depth")                      # settings so called, or ending so, say how many modules are made
 MOST_LAYERS = 64
+GIVE_LABELS = "give --labels folders, with each class in a folder of its own, or --labels FILE.csv, or take another --recipe"
 
 
 class Use:
@@ -158,6 +159,21 @@ def keywords(cls: type) -> dict[str, inspect.Parameter]:
     hints = typing.get_type_hints(cls.__init__)
     return {k: p.replace(annotation=hints.get(k, Any)) for k, p in signature.parameters.items()
             if k != "self" and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+
+
+def conflicts(kind: str, name: str) -> list[tuple[str, str]]:
+    """What a method can't be combined with, and the remedy for each: the conflicts that its class states (of an architecture its Generator), labels
+    where it is made for labelled images, and roles that only one term of a run can have. Empty where it states nothing."""
+    found = load(kind, name)
+    cls = getattr(found, "Generator", found) if kind == "arch" else found
+    called = "NAME" if is_outside(name) else name
+    stated = [(c.what, c.remedy.format(name=called)) for c in getattr(cls, "conflicts", ())]
+    if getattr(cls, "wants_classes", False):
+        stated.append(("images without labels", GIVE_LABELS))
+    for role in sorted(getattr(cls, "roles", ())):
+        others = [n for n in names("terms") if role in getattr(load("terms", n), "roles", ())]
+        stated.append((f"another {role} ({', '.join(others) or called})", "leave one of them out (--set terms.NAME=null)"))
+    return stated
 
 
 def summary(kind: str, name: str) -> str:

@@ -82,6 +82,7 @@ class Generator(nn.Module):
 
     z_dim: int
     num_classes: int
+    conflicts: ClassVar[tuple[Conflict, ...]] = ()
     has_batch_stats: ClassVar[bool] = False
     wants_classes: ClassVar[bool] = False
 
@@ -327,6 +328,26 @@ class Context:
 # ------------------------------------------------------------------------------------------------------------------ methods
 
 
+@dataclass(frozen=True)
+class Conflict:
+    """Something that a method can't be combined with, as stated by its class (`conflicts` of a Term, Wrapper, Augment or Generator).
+
+    what: in plain words, for `handful list` and docs/composition.md. applies(method, nets): true where it is so in this run; asked with D wrapped,
+    before its `setup`. message: one line for the user; {name} stands for the method's name in the run, {found} for what `applies` returned and
+    {remedy} for remedy, in which {name} is filled in too.
+    """
+
+    what: str
+    applies: Callable[[Any, Nets], object]
+    message: str
+    remedy: str
+
+    def refusal(self, method: Any, name: str, nets: Nets) -> str | None:
+        """The message where the conflict applies, else None."""
+        found = self.applies(method, nets)
+        return self.message.format(name=name, found=found, remedy=self.remedy.format(name=name)) if found else None
+
+
 class Term(nn.Module):
     """One addend of the objective, or an observer that adds nothing. State lives in buffers, written in `commit` alone.
 
@@ -338,9 +359,13 @@ class Term(nn.Module):
     optim: which side trains a submodule of its own, by the submodule's name, and how: None, as that side's network; "g" or "d", with the settings of
     that one's, the lazy correction included; or settings as of optim_d ({"lr": 1e-3, "betas": (0, 0.99)}). What isn't named trains on D's side, or
     on G's where the term is idle on D's.
-    roles: what only one term of a run can be ("controller of the augmentation's strength"), known after `setup`: two that claim the same are refused.
+    conflicts: what it can't be combined with.
+    roles: what only one term of a run can be ("controller of the augmentation's strength"): two that claim the same are refused. The class names all
+    roles that it may claim, an object those that it does, known after `setup`.
     pretrained: the networks that it computes with where they are on the machine, and does without elsewhere (`settled`).
     """
+
+    conflicts: ClassVar[tuple[Conflict, ...]] = ()
 
     every: int = 1
     own_step: bool = False
@@ -363,7 +388,8 @@ class Term(nn.Module):
         return {}
 
     def setup(self, nets: Nets) -> None:
-        """Once, before training: build heads from `nets.D.feature_info`, copy a momentum encoder. Raise HandfulError where it can't serve."""
+        """Once, before training: build heads from `nets.D.feature_info`, copy a momentum encoder. Raise HandfulError where it can't serve
+        for a reason that is no conflict of its class (a setting out of range, a network without the layers that it needs)."""
 
     def needs(self, side: Side) -> Needs | None:
         """What it wants of the passes of this side; None: idle there."""
@@ -459,10 +485,13 @@ class Augment(nn.Module):
     """A differentiable, shape-preserving random map of images [B,C,H,W] in [-1,1]; every image has parameters of its own.
 
     wants_fakes: True where `reals` shows generated images as reals; they are then made for it, of the reals' own classes. identity: True where
-    `draw` gives the images themselves, so that two views of one are the same.
+    `draw` gives the images themselves, so that two views of one are the same. for_contrast: made for contrastive learning, whose views of an image
+    differ strongly.
     """
 
+    conflicts: ClassVar[tuple[Conflict, ...]] = ()
     wants_fakes: ClassVar[bool] = False
+    for_contrast: ClassVar[bool] = False
     identity: bool = False
 
     def draw(self, x: Tensor, rng: Rng, extra: Mapping[str, Tensor] | None = None) -> Augmented:

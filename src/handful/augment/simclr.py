@@ -52,6 +52,8 @@ class SimCLR(Augment):
     form, cutout: above. Grey images (C = 1) have brightness and contrast alone, their colours being none. Raises UsageError for other C.
     """
 
+    for_contrast = True
+
     def __init__(self, form: Literal["cifar", "hq"] = "cifar", cutout: bool = False) -> None:
         super().__init__()
         self.form, self.cutout = form, cutout

@@ -1,4 +1,4 @@
-"""List architectures, losses, terms, recipes ...; with a name: its settings."""
+"""List architectures, losses, terms, recipes ...; with a name: its settings, and what it can't be combined with."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from .. import catalog
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(kind: str | None, name: str | None, as_json: bool) -> None:
-    """List the methods of one KIND, or of all; with a NAME: its settings, their defaults, where it comes from. The NAME of a metric may be that
-    of a protocol (fid5k_train): what it stands for.
+    """List the methods of one KIND, or of all; with a NAME: its settings, their defaults, where it comes from, what it can't be combined with. The
+    NAME of a metric may be that of a protocol (fid5k_train): what it stands for.
 
     A setting is given in the configuration, e.g. handful train DATA --set terms.lecam.weight=0.1
     """
@@ -47,7 +47,8 @@ def command(kind: str | None, name: str | None, as_json: bool) -> None:
 
 
 def describe(kind: str, name: str) -> dict[str, Any]:
-    """{kind, name, doc, settings: {part: {setting: {type, default, required}}}, meaning: {part: what they are}, targets: a recipe's figures}.
+    """{kind, name, doc, settings: {part: {setting: {type, default, required}}}, meaning: {part: what they are}, conflicts: [{what, remedy}],
+    targets: a recipe's figures}.
 
     A part is "" where the method is one class or function.
     """
@@ -62,6 +63,7 @@ def describe(kind: str, name: str) -> dict[str, Any]:
     return {"kind": kind, "name": name, "doc": inspect.getdoc(told) or "",
             "settings": {which: _settings(part) for which, part in parts.items()},
             "meaning": {which: inspect.getdoc(part) or "" for which, part in parts.items()} if kind != "recipes" else {},
+            "conflicts": [{"what": what, "remedy": remedy} for what, remedy in catalog.conflicts(kind, name)],
             "targets": [dataclasses.asdict(target) for target in targets]}
 
 
@@ -88,6 +90,8 @@ def _page(found: dict[str, Any]) -> str:
         lines += _aligned(rows, indent=2) or ["  none"]
         if settings and found["meaning"].get(which):
             lines += ["", *("  " + line if line else "" for line in found["meaning"][which].splitlines())]
+    if found["conflicts"]:
+        lines += ["", "Can't be combined with:", *(f"  {c['what']}: {c['remedy']}" for c in found["conflicts"])]
     if found["targets"]:
         lines += ["", "Published:"]
         rows = [(t["table"], t["row"], t["data"], _figure(t), t["protocol"], " ".join(f"--set {s}" for s in t["settings"])) for t in found["targets"]]

@@ -22,6 +22,8 @@ from handful.rng import Rng
 from handful.seam import Discriminator, Facts, FeatureInfo, Generated, Nets
 from handful.terms._views import Shown, vector
 
+ROLES = {kind: f"method that contrasts {kind}s" for kind in ("real", "fake")}     # seam.Term.roles
+
 
 def info_nce(query: Tensor, key: Tensor, queue: Tensor, temperature: float, log_weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """(loss [B], cosine of the positives [B]): cross-entropy of picking key i for query i among it and the queue's columns.

@@ -23,8 +23,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from handful.errors import HandfulError, UsageError, within
-from handful.seam import CONTROLS_AUGMENT, CONTROLS_D, Context, Needs, Nets, Result, Side, Strength, Term, View
+from handful.errors import UsageError, within
+from handful.seam import CONTROLS_AUGMENT, CONTROLS_D, Conflict, Context, Needs, Nets, Result, Side, Strength, Term, View
 
 LEAKS_FROM = 0.8            # appendix C and section 3: safe below about this
 FINE_TUNING_KIMG = 100.0    # the release's, for weights that are trained already
@@ -38,9 +38,21 @@ class AdaController(Term):
 
     start: p at the beginning of a run; None: as the augmentation was given it. max_p: None for no bound. of: "auto" (the augmentation if it has a
     p, else the one place inside D that has), "augment" or "d". Stats per real: p; r, the heuristic when p last moved; sign of the logits, and with
-    r_v the logits of reals, held-out images and fakes. Raises HandfulError where nothing has a p, UsageError for numbers out of range.
+    r_v the logits of reals, held-out images and fakes. Refused where nothing has a p. Raises UsageError for numbers out of range.
     """
 
+    roles = frozenset({CONTROLS_AUGMENT, CONTROLS_D})
+    conflicts = (
+        Conflict("no augmentation with a strength p, nor a term that puts one into D", lambda term, nets: term.of != "d" and not term.strengths(nets),
+                 "terms.{name}: nothing here has a strength p to move; {remedy}",
+                 "take an augmentation that has one (--set augment=ada), or leave the term out (--set terms.{name}=null)"),
+        Conflict("no term that puts a strength p into D, where of=d", lambda term, nets: term.of == "d" and not term.strengths(nets),
+                 "terms.{name}: no term puts a strength p into D; {remedy}",
+                 "take one that does (--set terms.pa_gan={{}}), or leave `of` out, or leave the term out (--set terms.{name}=null)"),
+        Conflict("several terms that put a strength p into D, where the augmentation has none or of=d",
+                 lambda term, nets: len(term.strengths(nets)) > 1 and len(term.strengths(nets)),
+                 "terms.{name}: {found} terms inside D have a strength p, and it moves one: {remedy}",
+                 "keep one of them, or leave the term out (--set terms.{name}=null)"))
     may_change = frozenset({"target", "kimg", "interval", "max_p"})
     lengths = ("kimg", "length_kimg")
     charts = {"Adaptive strength": {"p": "p", "r": "r, the overfitting heuristic"}}
@@ -71,6 +83,7 @@ class AdaController(Term):
         self.register_buffer("iterations", torch.zeros((), dtype=torch.int64))
         self._high, self._high_p = 0, "augmented looks may leak into the pictures"
         self.notes: list[str] = []
+        self.roles = frozenset()                           # one of the two, known in setup
 
     def setup(self, nets: Nets) -> None:
         if nets.facts.paired and self.statistic == "r_t":
@@ -83,16 +96,14 @@ class AdaController(Term):
         if self.start is not None:
             strength.p.fill_(self.start)
 
-    def _strength(self, nets: Nets) -> Strength:
+    def strengths(self, nets: Nets) -> list[Strength]:
+        """What it could move by its setting `of`; in a run it is one."""
         if self.of in ("auto", "augment") and _has_p(nets.augment):
-            return nets.augment
-        inside = [] if self.of == "augment" else [m for m in nets.D.modules() if _has_p(m)]
-        if len(inside) != 1:
-            found = f"{len(inside)} terms inside D have a strength p, and it moves one: keep one of them" if inside else (
-                "no term puts a strength p into D; take one that does (--set terms.pa_gan={}), or leave `of` out" if self.of == "d" else
-                "nothing here has a strength p to move; take an augmentation that has one (--set augment=ada)")
-            raise HandfulError(f"terms.ada_controller: {found}, or leave the term out (--set terms.ada_controller=null)")
-        return inside[0]
+            return [nets.augment]
+        return [] if self.of == "augment" else [m for m in nets.D.modules() if _has_p(m)]
+
+    def _strength(self, nets: Nets) -> Strength:
+        return self.strengths(nets)[0]
 
     def needs(self, side: Side) -> Needs | None:
         if side == "g":

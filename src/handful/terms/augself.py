@@ -28,10 +28,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from handful.errors import HandfulError, UsageError, within
+from handful.errors import UsageError, within
 from handful.nn.precision import no_autocast
 from handful.rng import Rng
-from handful.seam import Augment, Context, Needs, Nets, Pass, Result, Side, Term, View
+from handful.seam import Augment, Conflict, Context, Needs, Nets, Pass, Result, Side, Term, View
 from handful.terms._views import judged, picture_shape, shown, vector
 
 _FEATURE = frozenset({"pre_logits"})
@@ -42,8 +42,17 @@ class AugSelf(Term):
     """weight_d, weight_g: of D's and of G's part; one of 0 leaves out its work. hidden: units of the head's layer in between, 0 for none.
 
     Stats per image: error_real and error_fake in D's step, the mean square between prediction and own target; gap in G's, its loss without weight.
-    Raises UsageError for numbers below 0 and for weight_g without weight_d, HandfulError where the augmentation draws nothing to predict.
+    Refused where the augmentation draws nothing to predict. Raises UsageError for numbers below 0 and for weight_g without weight_d.
     """
+
+    conflicts = (
+        Conflict("an augmentation that draws nothing for an image, such as none or apa", lambda term, nets: not _drawn(nets)[0],
+                 "terms.{name} predicts what the augmentation draws for each picture, and this one draws nothing: {remedy}",
+                 "take another (--set augment=diffaug), or leave the term out"),
+        Conflict("train.augment_at without one of real, fake_d, fake_g",
+                 lambda term, nets: nets.facts.augment_at is not None and len(nets.facts.augment_at) < 3,
+                 "terms.{name} predicts what the augmentation draws, but train.augment_at leaves some pictures as they are: {remedy}",
+                 "take it back, or leave the term out"))
 
     def __init__(self, weight_d: float = 1.0, weight_g: float = 1.0, hidden: int = 0) -> None:
         super().__init__()
@@ -55,16 +64,8 @@ class AugSelf(Term):
         self.head: nn.Module | None = None
 
     def setup(self, nets: Nets) -> None:
-        device = next(nets.G.parameters()).device
-        x = torch.zeros(1, *picture_shape(nets), device=device)
-        params = _own(nets.augment.draw(x, Rng(0, device)).params)
-        if not params:
-            raise HandfulError("terms.augself predicts what the augmentation draws for each picture, and this one draws nothing: take another "
-                               "(--set augment=diffaug), or leave the term out")
-        if nets.facts.augment_at is not None and len(nets.facts.augment_at) < 3:
-            raise HandfulError("terms.augself predicts what the augmentation draws, but train.augment_at leaves some pictures as they are: "
-                               "take it back, or leave the term out")
-        channels, parts = nets.D.feature_info["pre_logits"].channels, targets(params, nets.augment, x.shape[2:]).shape[1]
+        params, side = _drawn(nets)
+        channels, parts = nets.D.feature_info["pre_logits"].channels, targets(params, nets.augment, side).shape[1]
         sizes = [channels, *[self.hidden] * bool(self.hidden), parts]
         layers = [nn.Linear(a, b) for a, b in zip(sizes, sizes[1:])]
         self.head = layers[0] if len(layers) == 1 else nn.Sequential(layers[0], nn.ReLU(), layers[1])
@@ -105,6 +106,13 @@ def targets(params: Mapping[str, Tensor], augment: Augment, side: tuple[int, int
         scale = _SCALED.get((name, tuple(drawn.shape[1:])))
         parts.append((scale(drawn, augment, side) if scale else drawn).reshape(len(drawn), -1))
     return torch.cat(parts, 1).clamp(-_MOST, _MOST)
+
+
+def _drawn(nets: Nets) -> tuple[dict[str, Tensor], tuple[int, int]]:
+    """What the augmentation of a run draws for one image, and the height and width of its images."""
+    device = next(nets.G.parameters()).device
+    x = torch.zeros(1, *picture_shape(nets), device=device)
+    return _own(nets.augment.draw(x, Rng(0, device)).params), x.shape[2:]
 
 
 def _own(params: Mapping[str, Tensor]) -> dict[str, Tensor]:

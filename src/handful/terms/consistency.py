@@ -16,15 +16,20 @@ from __future__ import annotations
 from typing import Literal
 
 from handful import catalog
-from handful.errors import HandfulError, within
-from handful.seam import Context, Needs, Nets, Result, Side, Term, View
+from handful.errors import within
+from handful.seam import Conflict, Context, Needs, Result, Side, Term, View
 
 
 class Consistency(Term):
     """weight; against: above; every: lazy interval (the trainer multiplies by it). Stats per real: penalty.
 
-    Raises UsageError for a weight below 0, HandfulError where against="plain" has no augmentation to compare with.
+    Refused where against="plain" has no augmentation to compare with. Raises UsageError for a weight below 0.
     """
+
+    conflicts = (
+        Conflict("no augmentation, where against=plain", lambda term, nets: term.against == "plain" and nets.augment.identity,
+                 "terms.{name}.against=plain compares augmented images with plain ones, but nothing is augmented: {remedy}",
+                 "take against=shifted, or an augmentation (--set augment=diffaug)"),)
 
     def __init__(self, weight: float = 10.0, against: Literal["shifted", "plain"] = "shifted", every: int = 1) -> None:
         super().__init__()
@@ -32,11 +37,6 @@ class Consistency(Term):
         self.weight, self.against, self.every = weight, against, every
         self.flip = catalog.build("augment", catalog.Use("flip", probability=0.5))
         self.shift = catalog.build("augment", catalog.Use("diffaug", policy="translation", translation_ratio=0.125))
-
-    def setup(self, nets: Nets) -> None:
-        if self.against == "plain" and nets.augment.identity:
-            raise HandfulError("terms.consistency.against=plain compares augmented images with plain ones, but nothing is augmented: take "
-                               "against=shifted, or an augmentation (--set augment=diffaug)")
 
     def needs(self, side: Side) -> Needs | None:
         return Needs(real=View(logits=True)) if side == "d" else None

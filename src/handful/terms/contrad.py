@@ -27,13 +27,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from handful import catalog
-from handful.errors import HandfulError, within
+from handful.errors import within
 from handful.nn.conv import Linear
 from handful.nn.equalized import EqualConv2d, EqualLinear
 from handful.nn.spectral import Spectral
 from handful.rng import Rng, ambient
-from handful.seam import Context, Discriminator, FeatureInfo, Judged, Needs, Nets, Result, Side, Term, View
+from handful.seam import Conflict, Context, Discriminator, FeatureInfo, Judged, Needs, Nets, Result, Side, Term, View
+from handful.terms._contrast import ROLES
 from handful.terms._wrapped import Wrapped, chain, has_scales, name_of, unused_by
 
 SLOPE = 0.1
@@ -44,10 +44,32 @@ class ContraD(Term):
     """weight_fake: of L-; temperature; hidden: width of the heads; width: of what is compared. Stats per image: contrast_real, contrast_fake, the two
     losses without weight; cos_real, the cosine of an image's two views.
 
-    `wrap` raises HandfulError where D knows classes, looks at further scales apart, or has its logits rewritten inside; `setup` where nothing is
-    augmented or a micro-batch holds one image. Raises UsageError for numbers out of range.
+    Refused where D knows classes, looks at further scales apart or has its logits rewritten inside, where nothing is augmented, and where a
+    micro-batch holds one image. Raises UsageError for numbers out of range.
     """
 
+    roles = frozenset(ROLES.values())
+    conflicts = (
+        Conflict("images with labels", lambda term, nets: _inside(nets).num_classes,
+                 "terms.{name} judges images by a head of its own, which knows no classes: {remedy}",
+                 "train without labels (no --labels), or leave it out (--set terms.{name}=null)"),
+        Conflict("a discriminator that looks at further scales of an image, such as fastgan's",
+                 lambda term, nets: has_scales(_inside(nets)) and name_of(_inside(nets)),
+                 "terms.{name} judges one vector of an image, but {found} looks at further scales of it apart: {remedy}",
+                 "take another architecture (--set d=stylegan2), or leave it out (--set terms.{name}=null)"),
+        Conflict("a term listed before it that rewrites D's logits, such as pa_gan",
+                 lambda term, nets: any(getattr(d, "rewrites_logits", False) for d in chain(_inside(nets))),
+                 "terms.{name} has a head in place of D's own, and a term before it rewrites D's own logits: {remedy}", "list {name} before it"),
+        Conflict("no augmentation, or one that leaves images as they are, such as apa", lambda term, nets: nets.augment.identity,
+                 "terms.{name} compares two views of an image, and without an augmentation they are the same: {remedy}",
+                 "take one (--set augment=simclr)"),
+        Conflict("train.augment_at without real or fake_d",
+                 lambda term, nets: nets.facts.augment_at is not None and not {"real", "fake_d"} <= set(nets.facts.augment_at),
+                 "terms.{name} compares augmented views, but train.augment_at leaves some pictures as they are: {remedy}",
+                 "take it back, or leave the term out (--set terms.{name}=null)"),
+        Conflict("a micro-batch of one image", lambda term, nets: nets.facts.micro_batch == 1,
+                 "terms.{name} compares the images of a micro-batch, and there is one in each: {remedy}",
+                 "give train.batch and train.micro_batch 2 or more images for each process"))
     exact_under_accumulation = False
 
     def __init__(self, weight_fake: float = 1.0, temperature: float = 0.1, hidden: int = 512, width: int = 128) -> None:
@@ -56,32 +78,14 @@ class ContraD(Term):
         within(1e-6, temperature=temperature)
         within(1, hidden=hidden, width=width)
         self.weight_fake, self.temperature, self.hidden, self.width = weight_fake, temperature, hidden, width
-        self.roles = frozenset({"method that contrasts reals", *(["method that contrasts fakes"] if weight_fake else [])})
+        self.roles = self.roles if weight_fake else frozenset({ROLES["real"]})
         self.notes: list[str] = []
 
     def wrap(self, d: Discriminator) -> Discriminator:
-        own, leave = name_of(d), "leave it out (--set terms.contrad=null)"
-        if d.num_classes:
-            raise HandfulError(f"terms.contrad judges images by a head of its own, which knows no classes: train without labels (no --labels), "
-                               f"or {leave}")
-        if has_scales(d):
-            raise HandfulError(f"terms.contrad judges one vector of an image, but {own} looks at further scales of it apart: take another "
-                               f"architecture (--set d=stylegan2), or {leave}")
-        if any(getattr(m, "rewrites_logits", False) for m in chain(d)):
-            raise HandfulError("terms.contrad has a head in place of D's own, and a term before it rewrites D's own logits: list contrad before it")
         return _Contrastive(d, self.hidden, self.width)
 
     def setup(self, nets: Nets) -> None:
-        if nets.augment.identity:
-            raise HandfulError("terms.contrad compares two views of an image, and without an augmentation they are the same: take one "
-                               "(--set augment=simclr)")
-        if nets.facts.augment_at is not None and not {"real", "fake_d"} <= set(nets.facts.augment_at):
-            raise HandfulError("terms.contrad compares augmented views, but train.augment_at leaves some pictures as they are: take it back, or "
-                               "leave the term out (--set terms.contrad=null)")
-        if nets.facts.micro_batch == 1:
-            raise HandfulError("terms.contrad compares the images of a micro-batch, and there is one in each: give train.batch and train.micro_batch "
-                               "2 or more images for each process")
-        if not isinstance(nets.augment, catalog.load("augment", "simclr")):
+        if not nets.augment.for_contrast:
             self.notes.append("contrad: published with views that differ strongly (--set augment=simclr)")
 
     def needs(self, side: Side) -> Needs | None:
@@ -144,6 +148,11 @@ class _Contrastive(Wrapped):
         logits = self.to_logit(_stopped(f) if closed else f)[:, 0]
         features = {**judged.features, **{name: head(f) for name, head in self.heads.items() if name in want}}
         return Judged(logits, {k: v for k, v in features.items() if k in want})
+
+
+def _inside(nets: Nets) -> Discriminator:
+    """The discriminator that ContraD was put around, with what other terms had put around it before."""
+    return next(m.inner for m in nets.D.modules() if isinstance(m, _Contrastive))
 
 
 def _stopped(f: Tensor) -> Tensor:

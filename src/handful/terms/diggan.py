@@ -33,8 +33,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from handful.errors import HandfulError, within
-from handful.seam import At, Context, Needs, Nets, Result, Side, Term, View
+from handful.errors import within
+from handful.seam import At, Conflict, Context, Needs, Nets, Result, Side, Term, View
 from handful.terms._points import root
 
 Pairing = Literal["random", "same_class", "sorted"]
@@ -47,9 +47,15 @@ class DigGAN(Term):
     or in all; own_step: a step of its own, beside R1's where `every` is the same; at: the gradient by T(x) ("x_in") or by x, through T ("x").
 
     weight=0 watches the gap and adds nothing. Buffers real_norms, fake_norms [batch], empty until the first step. Stats per pair, fp32: gap, the
-    unsmoothed (g_R - g_F)^2; penalty, the smoothed one times weight; grad_norm_real, grad_norm_fake. Raises UsageError for numbers out of range,
-    HandfulError for pairing by class where the networks have no classes.
+    unsmoothed (g_R - g_F)^2; penalty, the smoothed one times weight; grad_norm_real, grad_norm_fake. Refused for pairing by class where the
+    networks have no classes. Raises UsageError for numbers out of range.
     """
+
+    conflicts = (
+        Conflict("images without labels, where pairing=same_class",
+                 lambda term, nets: term.pairing == "same_class" and not (nets.G.num_classes and nets.D.num_classes),
+                 "terms.{name}.pairing=same_class pairs images of one class, but these networks have no classes: {remedy}",
+                 "give labels (--labels folders), or take pairing=random"),)
 
     gain = 1.0
     real_norms: Tensor
@@ -65,11 +71,6 @@ class DigGAN(Term):
         self.exact_under_accumulation = pairing != "sorted" and reduction == "per_sample"
         for name in ("real_norms", "fake_norms"):
             self.register_buffer(name, torch.zeros(0))
-
-    def setup(self, nets: Nets) -> None:
-        if self.pairing == "same_class" and not (nets.G.num_classes and nets.D.num_classes):
-            raise HandfulError("terms.diggan.pairing=same_class pairs images of one class, but these networks have no classes: give labels "
-                               "(--labels folders), or take pairing=random")
 
     def needs(self, side: Side) -> Needs | None:
         view = View(pixel_grad=True)

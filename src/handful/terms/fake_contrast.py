@@ -33,7 +33,7 @@ from torch import Tensor
 
 from handful.errors import within
 from handful.seam import Context, Discriminator, Needs, Nets, Result, Side, Term, View
-from handful.terms._contrast import Head, choose_tap, follow, info_nce, perturbed, queue_length, rest, slow_copy
+from handful.terms._contrast import ROLES, Head, choose_tap, follow, info_nce, perturbed, queue_length, rest, slow_copy
 from handful.terms._views import Shown, judged, shown, vector
 
 DIVERSITY_RATE = 0.01                             # of the moving average, per step
@@ -48,6 +48,7 @@ class FakeContrast(Term):
     numbers out of range and a tap that D hasn't.
     """
 
+    roles = frozenset({ROLES["fake"]})
     diversity: Tensor
 
     def __init__(self, weight: float = 1.0, query: Literal["own", "shared"] = "own", temperature: float = 0.2, tap: str | None = None,
@@ -64,7 +65,7 @@ class FakeContrast(Term):
         self.diversity_aware, self.forget, self.length = diversity_aware, forget, queue
         self.momentum, self.hidden, self.width = momentum, hidden, width
         self.optim = {"head": ("d", "g")} if weight else {}
-        self.roles = frozenset({"method that contrasts fakes"} if weight else ())
+        self.roles = frozenset({ROLES["fake"]} if weight else ())
         self.slow_d: Discriminator | None = None
         self.register_buffer("diversity", torch.zeros(()))                        # 0: not measured yet
 

@@ -38,7 +38,7 @@ from torch import Tensor
 
 from handful.errors import UsageError, within
 from handful.seam import Context, Discriminator, Needs, Nets, Pass, Result, Side, Term, View
-from handful.terms._contrast import Head, choose_tap, follow, info_nce, perturbed, queue_length, rest, slow_copy
+from handful.terms._contrast import ROLES, Head, choose_tap, follow, info_nce, perturbed, queue_length, rest, slow_copy
 from handful.terms._views import Shown, judged, shown
 
 
@@ -51,6 +51,7 @@ class InsGen(Term):
     for numbers out of range, a tap that D hasn't, weight_g without weight_fake; HandfulError for a queue longer than there are reals.
     """
 
+    roles = frozenset(ROLES.values())
     slow_d: Discriminator | None
 
     def __init__(self, weight_real: float = 1.0, weight_fake: float = 1.0, weight_g: float = 0.1, mode: Literal["released", "shared"] = "released",
@@ -70,7 +71,7 @@ class InsGen(Term):
         self.lengths = {"real": queue_real, "fake": queue_fake}
         self.momentum, self.hidden, self.width = momentum, hidden, width
         self.kinds = tuple(kind for kind, weight in self.weights.items() if weight)
-        self.roles = frozenset(f"method that contrasts {kind}s" for kind in self.kinds)
+        self.roles = frozenset(ROLES[kind] for kind in self.kinds)
         self.optim = {f"{kind}_head": ("d", "g" if kind == "fake" else None) for kind in self.kinds}
         self.notes: list[str] = []
         self.slow_d = None

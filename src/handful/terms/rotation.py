@@ -21,11 +21,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from handful.errors import HandfulError, UsageError, within
+from handful.errors import UsageError, within
 from handful.nn.equalized import EqualLinear
 from handful.nn.precision import no_autocast
 from handful.rng import joined
-from handful.seam import Context, Needs, Nets, Result, Side, Term, View
+from handful.seam import Conflict, Context, Needs, Nets, Result, Side, Term, View
 from handful.terms._views import picture_shape, shown, vector
 
 _FEATURE = frozenset({"pre_logits"})
@@ -35,8 +35,13 @@ class Rotation(Term):
     """weight_g, weight_d: of G's and of D's part; one of 0 leaves out its work.
 
     Stats per image: cross_entropy, without weight, and accuracy, each the mean of the four turns. Raises UsageError for weights below 0 and for
-    weight_g without weight_d (the outputs would never learn), HandfulError where images aren't square.
+    weight_g without weight_d (the outputs would never learn). Refused where images aren't square.
     """
+
+    conflicts = (
+        Conflict("images that aren't square", lambda term, nets: _not_square(nets),
+                 "terms.{name} turns pictures by quarters, so they must be square, not {found}: {remedy}",
+                 "crop them (handful data prepare DATA OUT --fit crop), or leave the term out"),)
 
     def __init__(self, weight_g: float = 10.0, weight_d: float = 5.0) -> None:
         super().__init__()
@@ -48,10 +53,6 @@ class Rotation(Term):
         self.notes: list[str] = []
 
     def setup(self, nets: Nets) -> None:
-        _, height, width = picture_shape(nets)
-        if height != width:
-            raise HandfulError(f"terms.rotation turns pictures by quarters, so they must be square, not {width}x{height}: crop them "
-                               "(handful data prepare DATA OUT --fit crop), or leave the term out")
         self.head = EqualLinear(nets.D.feature_info["pre_logits"].channels, 4)
         turning = {"rotate90", "rotate"} & set(getattr(nets.augment, "enabled", ()))
         if turning:
@@ -87,3 +88,9 @@ class Rotation(Term):
         judged = ctx.nets.judge(turned(x), None if c is None else c.repeat(len(turns)), rng=rng, want=_FEATURE, augment=False,
                                 extra={k: turned(v) for k, v in (extra or {}).items()})
         return vector(judged.features["pre_logits"])
+
+
+def _not_square(nets: Nets) -> str:
+    """Width and height of the images of a run, or "" where they are equal."""
+    _, height, width = picture_shape(nets)
+    return f"{width}x{height}" if height != width else ""

@@ -95,8 +95,7 @@ def about_classes(config: Config, classes: Mapping[str, int]) -> list[str]:
     path, arch = config.data.path, config.g.name
     if not classes:
         if wants_classes(config):
-            raise UsageError(f"{arch} is made for labelled images, and '{path}' has no labels: give --labels folders, with each class in a folder "
-                             f"of its own, or --labels FILE.csv, or take another --recipe")
+            raise UsageError(f"{arch} is made for labelled images, and '{path}' has no labels: {catalog.GIVE_LABELS}")
         return []
     few = [f"'{name}' has {'one image' if n else 'none'}" for name, n in classes.items() if n < 2]
     named = ", ".join(few[:3]) + (f" and {len(few) - 3} more" if few[3:] else "")

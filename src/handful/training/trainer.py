@@ -128,13 +128,17 @@ class Trainer:
         out: dict[str, Term] = {ADVERSARIAL: Adversarial(self.loss)}
         refused: list[HandfulError] = []                  # all that stands in the way, at once
         claimed: dict[str, str] = {}
-        for name, method in methods.items():
+        for name, method in [(self.config.g.name, self.nets.G), (self.config.augment.name, self.nets.augment), *methods.items()]:
+            # First: `setup` may take for granted that none of its conflicts applies.
+            lines = [line for c in getattr(method, "conflicts", ()) if (line := c.refusal(method, name, self.nets))]
+            refused += map(HandfulError, lines)
             if not isinstance(method, Term):
                 continue
             torch.manual_seed(derive(self.config.seed, "init", name, "setup"))
             try:
-                method.setup(self.nets)
-                out[name] = method.to(self.device)
+                if not lines:
+                    method.setup(self.nets)
+                    out[name] = method.to(self.device)
             except HandfulError as error:
                 refused.append(error)
             if shared := sorted(r for r in method.roles if r in claimed):
