@@ -195,6 +195,15 @@ def test_doctor_finds_this_machine_fit(capsys):
     assert all(line["remedy"] for line in lines.values() if line["state"] == "missing")
 
 
+def test_doctor_says_how_much_memory_is_free(monkeypatch):
+    from handful.data import memory
+
+    for free, lines in ((5 * 2**30, [("ok", "memory", "5.0 GB free", "")]), (None, []),
+                        (3 * 2**30, [("note", "memory", "3.0 GB free", "choose a small --batch and --res")])):
+        monkeypatch.setattr(memory, "free_memory", lambda unknown, free=free: unknown if free is None else free)
+        assert [line for line in _checks.threads_and_memory() if line[1] == "memory"] == lines
+
+
 def test_doctor_reports_a_check_that_fails(monkeypatch, capsys):
     def disk():
         yield "ok", "disk", "10 GB", ""
