@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import pytest
 
-from handful import __version__, catalog, cli
+from handful import catalog, cli
 from handful.cli import _checks, first_line, group, run
 from handful.errors import HandfulError, UsageError
 
@@ -59,9 +59,16 @@ def test_help_is_quick_and_imports_no_heavy_library():
 
 def test_commands_come_in_the_order_of_their_use(capsys):
     names = group.list_commands(click.Context(group))
-    assert sorted(names) == COMMANDS
-    known = [n for n in cli.ORDER if n in names]
-    assert names[: len(known)] == known
+    assert sorted(names) == COMMANDS and names[:len(cli.ORDER)] == list(cli.ORDER)
+
+
+def test_a_new_command_needs_only_its_file(tmp_path, monkeypatch, capsys):
+    for name in ("zoom", "train", "_helper", "annotate"):
+        (tmp_path / f"{name}.py").write_text(f'"""What {name} does."""')
+    monkeypatch.setattr(cli, "FOLDER", tmp_path)
+    assert group.list_commands(click.Context(group)) == ["train", "annotate", "zoom"]
+    assert run(group, ["--help"]) == 0
+    assert "annotate  What annotate does" in shown(capsys)[0]
 
 
 def test_every_command_has_help(capsys):
@@ -118,10 +125,9 @@ def test_wrong_use_is_one_line_and_exit_code_2(args, line, capsys):
     assert shown(capsys) == ("", [line])
 
 
-def test_a_command_of_a_later_version_is_said_to_be_one(monkeypatch, capsys):
-    monkeypatch.setattr("handful.cli.ORDER", ("later",))
-    assert run(group, ["later", "x"]) == 2
-    assert shown(capsys)[1] == [f"handful: this version ({__version__}) has no 'later' yet; `handful --help` lists what it has"]
+def test_a_command_that_does_not_exist_is_no_command(capsys):
+    assert run(group, ["xyzzy", "x"]) == 2
+    assert shown(capsys)[1] == [f"handful: no such command 'xyzzy'; known: {', '.join(COMMANDS)}"]
 
 
 def test_wrong_use_of_a_command_names_it(capsys):

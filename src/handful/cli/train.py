@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ._launch import start_processes
+from . import LAUNCHED
 from ._options import offline as offline_option
 from ._options import trust as trust_option
 
@@ -42,7 +42,13 @@ def command(data, recipe, out, res, kimg, batch, seed, labels, device, gpus, pre
     if data is None and resume is None:
         raise UsageError("name the images to train on: handful train DATA")
     if gpus and gpus > 1 and "WORLD_SIZE" not in os.environ:
+        from ._launch import start_processes
+
         return start_processes(gpus, sys.argv[1:])
+    if LAUNCHED in os.environ:
+        from ._launch import end_with_launcher
+
+        end_with_launcher()
     from handful.cli.data import progress_of
     from handful.files import in_shell
     from handful.training import train
