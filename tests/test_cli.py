@@ -179,6 +179,15 @@ def test_list_names_every_method(capsys):
     assert all(f"  {name} " in out for name in catalog.names("terms"))
 
 
+def test_list_names_the_feature_networks(capsys):
+    from handful.features import weights
+
+    assert run(group, ["list", "features", "--json"]) == 0
+    assert json.loads(shown(capsys)[0]) == {name: weights.ENTRIES[name].said for name in weights.names()}
+    assert run(group, ["list", "features", "lpips"]) == 2
+    assert "handful weights list shows the origin" in shown(capsys)[1][0]
+
+
 def test_list_shows_a_method_s_settings(capsys):
     assert run(group, ["list", "terms", "lecam"]) == 0
     out = shown(capsys)[0]
