@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import pytest
 
-from handful import __version__, catalog, cli
+from handful import catalog, cli
 from handful.cli import _checks, first_line, group, run
 from handful.errors import HandfulError, UsageError
 
@@ -59,9 +59,16 @@ def test_help_is_quick_and_imports_no_heavy_library():
 
 def test_commands_come_in_the_order_of_their_use(capsys):
     names = group.list_commands(click.Context(group))
-    assert sorted(names) == COMMANDS
-    known = [n for n in cli.ORDER if n in names]
-    assert names[: len(known)] == known
+    assert sorted(names) == COMMANDS and names[:len(cli.ORDER)] == list(cli.ORDER)
+
+
+def test_a_new_command_needs_only_its_file(tmp_path, monkeypatch, capsys):
+    for name in ("zoom", "train", "_helper", "annotate"):
+        (tmp_path / f"{name}.py").write_text(f'"""What {name} does."""')
+    monkeypatch.setattr(cli, "FOLDER", tmp_path)
+    assert group.list_commands(click.Context(group)) == ["train", "annotate", "zoom"]
+    assert run(group, ["--help"]) == 0
+    assert "annotate  What annotate does" in shown(capsys)[0]
 
 
 def test_every_command_has_help(capsys):
@@ -118,10 +125,9 @@ def test_wrong_use_is_one_line_and_exit_code_2(args, line, capsys):
     assert shown(capsys) == ("", [line])
 
 
-def test_a_command_of_a_later_version_is_said_to_be_one(monkeypatch, capsys):
-    monkeypatch.setattr("handful.cli.ORDER", ("later",))
-    assert run(group, ["later", "x"]) == 2
-    assert shown(capsys)[1] == [f"handful: this version ({__version__}) has no 'later' yet; `handful --help` lists what it has"]
+def test_a_command_that_does_not_exist_is_no_command(capsys):
+    assert run(group, ["xyzzy", "x"]) == 2
+    assert shown(capsys)[1] == [f"handful: no such command 'xyzzy'; known: {', '.join(COMMANDS)}"]
 
 
 def test_wrong_use_of_a_command_names_it(capsys):
@@ -173,6 +179,15 @@ def test_list_names_every_method(capsys):
     assert all(f"  {name} " in out for name in catalog.names("terms"))
 
 
+def test_list_names_the_feature_networks(capsys):
+    from handful.features import weights
+
+    assert run(group, ["list", "features", "--json"]) == 0
+    assert json.loads(shown(capsys)[0]) == {name: weights.ENTRIES[name].said for name in weights.names()}
+    assert run(group, ["list", "features", "lpips"]) == 2
+    assert "handful weights list shows the origin" in shown(capsys)[1][0]
+
+
 def test_list_shows_a_method_s_settings(capsys):
     assert run(group, ["list", "terms", "lecam"]) == 0
     out = shown(capsys)[0]
@@ -215,6 +230,15 @@ def test_doctor_finds_this_machine_fit(capsys):
     assert {line["state"] for line in lines.values()} <= {"ok", "note", "missing"}
     assert lines["R1 by conv"]["state"] == "ok"
     assert all(line["remedy"] for line in lines.values() if line["state"] == "missing")
+
+
+def test_doctor_says_how_much_memory_is_free(monkeypatch):
+    from handful.data import memory
+
+    for free, lines in ((5 * 2**30, [("ok", "memory", "5.0 GB free", "")]), (None, []),
+                        (3 * 2**30, [("note", "memory", "3.0 GB free", "choose a small --batch and --res")])):
+        monkeypatch.setattr(memory, "free_memory", lambda unknown, free=free: unknown if free is None else free)
+        assert [line for line in _checks.threads_and_memory() if line[1] == "memory"] == lines
 
 
 def test_doctor_reports_a_check_that_fails(monkeypatch, capsys):

@@ -570,6 +570,16 @@ def test_the_command_without_weights_names_the_remedy(tmp_path, capsys):
     assert "handful weights get inception" in err and err.count("\n") == 1
 
 
+@pytest.mark.parametrize("option", ["--features", "--extractor"])
+def test_the_network_is_chosen_by_features_and_by_its_older_name(option, tmp_path, monkeypatch, capsys):
+    photos = picture_folder(tmp_path / "photos")
+    assert run(group, ["evaluate", str(photos), str(photos), "--metrics", "kid", option, "dinov3"]) == 2
+    assert "there is no feature network 'dinov3'; did you mean 'dinov2'?" in capsys.readouterr().err
+    asked = []
+    monkeypatch.setattr("handful.metrics._evaluate.evaluate", lambda *given, extractor, **more: asked.append(extractor) or {})
+    assert run(group, ["evaluate", "a", "b", option, "vgg16", "--json", "-"]) == 0 and asked == ["vgg16"]
+
+
 def test_metrics_are_listed(capsys):
     assert run(group, ["list", "metrics"]) == 0
     out = capsys.readouterr().out

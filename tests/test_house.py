@@ -180,10 +180,32 @@ def test_recipes_are_listed_without_being_imported():
 def test_everything_public_is_importable():
     for name in handful.__all__:
         assert getattr(handful, name) is not None
-    from handful.augment import DiffAugment
-    from handful.terms import LeCam
+    assert callable(handful.train)
 
-    assert callable(handful.train) and DiffAugment and LeCam
+
+@pytest.mark.parametrize("kind", ["augment", "losses", "metrics", "terms"])
+def test_every_class_is_importable_by_its_name(kind):
+    package = importlib.import_module(f"handful.{kind}")
+    methods = {catalog.load(kind, name) for name in catalog.names(kind)}
+    assert {getattr(package, name) for name in dir(package)} >= methods
+    assert not any(name.startswith("_") for name in dir(package))
+
+
+@pytest.mark.parametrize("kind, cls", [("terms", "PAGAN"), ("augment", "DiffAugment"), ("augment", "NoAugment"), ("metrics", "KID")])
+def test_a_class_is_imported_without_the_other_methods(kind, cls):
+    code = (f"import sys, handful.{kind}\nassert 'torch' not in sys.modules\nfrom handful.{kind} import {cls}\n"
+            f"print(*(m for m in sys.modules if m.startswith('handful.{kind}.') and '._' not in m), {cls}.__module__)")
+    one, *more = subprocess.check_output([sys.executable, "-c", code], text=True).split()
+    assert more == [one]
+
+
+def test_a_wrong_class_gets_the_nearest_and_a_file_is_no_class():
+    import handful.terms
+
+    with pytest.raises(AttributeError, match="module 'handful.terms' has no attribute 'LeCan'; did you mean 'LeCam'?"):
+        handful.terms.LeCan                                              # noqa: B018
+    code = "import sys\nfrom handful.losses import hinge\nassert 'handful.losses.wasserstein' not in sys.modules and hinge.Hinge"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_saved_run_keeps_what_was_computed_before_a_setting_existed():

@@ -96,17 +96,33 @@ def test_labels_from_folders(tmp_path, capsys):
     capsys.readouterr()
     assert command("train", data, "--labels", "folders", "--out", "more", "--kimg", "0", "--init-from", "run", *TINY) == 0
     assert "some have other names there: class1 -> class2, class2 -> class5" in capsys.readouterr().out
-    assert command("generate", "run", "--class", "all", "--seeds", "0-4", "--grid", "--out", "out", "--device", "cpu") == 0
-    sheet, side = np.asarray(Image.open("out/classes_0-4.png")), model.config.data.resolution
+    for each in ("each", "all"):
+        assert command("generate", "run", "--class", each, "--seeds", "0-4", "--grid", "--out", each, "--device", "cpu") == 0
+    assert Path("each/classes_0-4.png").read_bytes() == Path("all/classes_0-4.png").read_bytes()
+    sheet, side = np.asarray(Image.open("each/classes_0-4.png")), model.config.data.resolution
     assert sheet.shape[0] == 3 * (side + 2) - 2 and sheet.shape[1] > 5 * (side + 2) - 2                 # a row for each class, its name before it
     cell = sheet[2 * (side + 2):, -side:].astype(int)
     assert np.abs(cell - model.sample([4], label="class2")[0]).max() <= 1
     capsys.readouterr()
-    assert "--class all makes a sheet" in refused(capsys, "generate", "run", "--class", "all")
+    for each in ("each", "all"):
+        assert f"--class {each} makes a sheet" in refused(capsys, "generate", "run", "--class", each)
     preview = np.asarray(Image.open(sorted(Path("run/previews").glob("*.jpg"))[-1]))
     assert preview.shape[1] == 3 * (side + 2) - 2                                                       # a column for each class
     assert command("generate", "run", "--class", "clas2", "--out", "out") == 2
     assert "no class 'clas2'; did you mean 'class2'?" in capsys.readouterr().err
+
+
+def test_a_class_called_each_is_meant_by_its_name(tmp_path, capsys):
+    data = picture_folder(tmp_path / "pets", classes=2)
+    (data / "class1").rename(data / "each")
+    assert command("train", data, "--labels", "folders", "--out", "run", "--kimg", "0", *TINY) == 0
+    assert command("generate", "run", "--class", "each", "--seeds", "3", "--out", "out", "--device", "cpu") == 0
+    picture = np.asarray(Image.open("out/seed00000003.png")).astype(int)
+    model = load("run")
+    assert model.class_names == ["class0", "each"]
+    assert np.abs(picture - model.sample([3], label=1)[0]).max() <= 1 < np.abs(picture - model.sample([3], label=0)[0]).max()
+    assert command("generate", "run", "--class", "all", "--seeds", "3", "--grid", "--out", "out", "--device", "cpu") == 0
+    assert Path("out/classes_3.png").exists()                                                           # the alias still means both
 
 
 def test_dry_run_says_and_stops(photos, capsys):
@@ -451,6 +467,9 @@ def test_settings_of_the_wrong_shape(photos, capsys):
     assert "train=3" in refused(capsys, "train", photos, "--set", "train=3")
     assert "data.labels=3" in refused(capsys, "train", photos, "--set", "data.labels=3")
     assert "FastGAN makes square pictures" in refused(capsys, "train", photos, "--set", "data.resolution=[64,96]", "--device", "cpu")
+    assert "resolution=(64, 96): FastGAN makes square" in refused(capsys, "train", photos, "--res", "96x64", "--recipe", "fastgan64_narrow",
+                                                                  "--device", "cpu")
+    assert "--res big must be a number of pixels, or WIDTHxHEIGHT" in refused(capsys, "train", photos, "--res", "big", "--device", "cpu")
 
 
 def test_the_class_of_a_seed_does_not_depend_on_its_batch(tmp_path):
@@ -468,7 +487,7 @@ def test_previews_of_few_classes_are_no_tower(tmp_path):
     height, width, _ = np.asarray(Image.open(next((run.folder / "previews").glob("*.jpg")))).shape
     assert 0.5 < height / width < 2
     assert "classes=2, images_seen=0)" in repr(run.model())
-    assert "--class all --seeds 0-9 --grid" in (run.folder / "report.html").read_text()
+    assert "--class each --seeds 0-9 --grid" in (run.folder / "report.html").read_text()
 
 
 def test_a_disk_that_fills_up_within_a_model_file(tmp_path):

@@ -1,12 +1,11 @@
-"""`from handful.augment import DiffAugment`: a room's classes by their own names, importing none but the file that holds the one asked for."""
+"""`from handful.augment import DiffAugment`: the classes of a folder of methods by their own names. A file is imported when a class is asked for."""
 
 from __future__ import annotations
 
 import importlib
-import re
+import inspect
 from collections.abc import Callable
-from functools import cache
-from pathlib import Path
+from difflib import SequenceMatcher
 from typing import Any
 
 from .catalog import names
@@ -14,18 +13,27 @@ from .errors import nearest
 
 
 def lazy(kind: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """A room's `__getattr__` and `__dir__` (PEP 562), from the public classes in the files that the catalogue lists."""
+    """The `__getattr__` and `__dir__` (PEP 562) of the package `handful.KIND`: the public classes of the files that `catalog.names(kind)` lists.
 
-    @cache
-    def homes() -> dict[str, str]:
-        folder = Path(__file__).parent / kind
-        return {cls: name for name in names(kind)
-                for cls in re.findall(r"^class ([A-Z]\w*)", (folder / f"{name}.py").read_text(encoding="utf-8"), re.MULTILINE)}
+    Files whose names resemble the class's are looked into first, so `LeCam` imports `lecam.py` alone. Listing them all, and the hint for a name
+    that doesn't exist, import every file.
+    """
 
-    def getattr_(name: str) -> Any:
-        if name in homes():
-            return getattr(importlib.import_module(f"handful.{kind}.{homes()[name]}"), name)
-        hint = "" if name.startswith("__") else nearest(name, homes())
+    def classes(method: str) -> dict[str, type]:
+        module = importlib.import_module(f"handful.{kind}.{method}")
+        return {name: cls for name, cls in inspect.getmembers(module, inspect.isclass) if cls.__module__ == module.__name__ and name[0] != "_"}
+
+    def everything() -> list[str]:
+        return sorted(name for method in names(kind) for name in classes(method))
+
+    def attribute(name: str) -> Any:
+        hint = ""
+        if name[0].isupper():                         # a class; other names are asked for by the import system, and by tools
+            alike = {method: SequenceMatcher(None, name.lower(), method.replace("_", "")).ratio() for method in names(kind)}
+            for method in sorted(alike, key=alike.get, reverse=True):
+                if found := classes(method).get(name):
+                    return found
+            hint = nearest(name, everything())
         raise AttributeError(f"module 'handful.{kind}' has no attribute '{name}'{hint}")
 
-    return getattr_, lambda: sorted(homes())
+    return attribute, everything

@@ -8,8 +8,10 @@ from __future__ import annotations
 import ast
 import errno
 import importlib
+import json
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,15 +21,16 @@ import click
 
 from .. import __version__
 from ..errors import HandfulError, HandfulWarning, Untrusted, nearest
-from ._launch import LAUNCHED, LOST
 
 FOLDER = Path(__file__).parent
-ORDER = ("demo", "train", "generate", "evaluate", "neighbours", "interpolate", "mix", "project", "directions", "data",
-         "import", "export", "weights", "report", "view", "reproduce", "list", "doctor")
+ORDER = ("demo", "train", "generate", "evaluate", "neighbours", "data", "weights", "report", "reproduce", "list", "doctor")   # in the help
+LAUNCHED = "HANDFUL_LAUNCHED"        # of a process that `--gpus` started: the id of the one that did, and that shows its error
+LOST = 75                            # exit code of such a process when it only lost another
 
 
 class Commands(click.Group):
-    """`cli/NAME.py` is the command NAME: its attribute `command` is a click command, its first line the short help."""
+    """`cli/NAME.py` is the command NAME: its attribute `command` is a click command, its first line the short help. One that ORDER doesn't name
+    comes after those that it does."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         names = {p.stem for p in FOLDER.glob("*.py") if not p.stem.startswith("_")}
@@ -38,8 +41,6 @@ class Commands(click.Group):
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         if args[0] not in self.list_commands(ctx) and not args[0].startswith("-"):
-            if args[0] in ORDER:
-                raise click.UsageError(f"this version ({__version__}) has no '{args[0]}' yet; `handful --help` lists what it has", ctx)
             raise click.UsageError(f"no such command '{args[0]}'{nearest(args[0], self.list_commands(ctx))}", ctx)
         return super().resolve_command(ctx, args)
 
@@ -131,9 +132,8 @@ def _explain(error: BaseException, args: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     if isinstance(error, RuntimeError) and any(words in str(error) for words in _LOST_PEER):              # of torch.distributed
-        if os.environ.get(LAUNCHED):            # whoever started the processes says which one
-            return LOST
-        return _say("handful", "another process of this run has ended, so this one can't go on; its own output says why", 1)
+        return _say("handful", "another process of this run has ended, so this one can't go on; its own output says why",
+                    LOST if LAUNCHED in os.environ else 1)
     for applies, message in _REMEDIES:
         if applies(error):
             return _say("handful", message(error), 1)
@@ -164,8 +164,24 @@ def _wrong_use(error: click.ClickException) -> tuple[str, str, int]:
 
 
 def _say(where: str, message: str, code: int) -> int:
-    click.echo(f"{where}: {' '.join(message.splitlines())}", err=True)         # a path may hold a line's end
+    line = f"{where}: {' '.join(message.splitlines())}"                        # a path may hold a line's end
+    if not _left_to_launcher(line):
+        click.echo(line, err=True)
     return code
+
+
+def _left_to_launcher(line: str) -> bool:
+    """Several processes mostly fail together: where `--gpus` started this one, the line goes into the file that torch's launcher made for it, and
+    the launcher shows one of these lines. False where there is no launcher, or no room for the file."""
+    if os.environ.get(LAUNCHED) != str(os.getppid()):
+        return False
+    from ..files import write_text
+
+    try:
+        write_text(Path(os.environ["TORCHELASTIC_ERROR_FILE"]), json.dumps({"message": line, "timestamp": int(time.time())}))
+    except HandfulError:
+        return False
+    return True
 
 
 def _of(error: BaseException) -> str:

@@ -75,29 +75,17 @@ def device() -> Iterator[Line]:
 def threads_and_memory() -> Iterator[Line]:
     import torch
 
+    from ..data.memory import free_memory
     from ..training.threads import usable as usable_cores
 
     usable, used = usable_cores(), torch.get_num_threads()
     found = f"torch uses {used} of {usable} cores, {torch.backends.cpu.get_cpu_capability()}"
     yield ("ok", "threads", found, "") if used <= usable else (
         "note", "threads", found, f"OMP_NUM_THREADS={usable} avoids that they wait for each other")
-    memory = free_memory_gb()
-    if memory is not None:
-        yield ("ok", "memory", f"{memory:.1f} GB free", "") if memory >= 4 else (
-            "note", "memory", f"{memory:.1f} GB free", "choose a small --batch and --res")
-
-
-def free_memory_gb() -> float | None:
-    """Free RAM, within the limit of the container if there is one; None where the system doesn't tell."""
-    found = []
-    meminfo, limit, used = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if meminfo.is_file() and (match := re.search(r"MemAvailable:\s+(\d+)", meminfo.read_text())):
-        found.append(int(match[1]) * 1024)
-    if limit.is_file() and used.is_file() and limit.read_text().strip().isdigit():
-        found.append(int(limit.read_text()) - int(used.read_text()))
-    if not found and hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    return min(found) / 2**30 if found else None
+    free = free_memory(unknown=None)
+    if free is not None:
+        found = f"{free / 2**30:.1f} GB free"
+        yield ("ok", "memory", found, "") if free >= 4 * 2**30 else ("note", "memory", found, "choose a small --batch and --res")
 
 
 def operators() -> Iterator[Line]:

@@ -10,9 +10,8 @@ from contextlib import contextmanager
 
 import click
 
-from handful.errors import UsageError
-
 from ._options import offline as offline_option
+from ._options import resolution
 
 FITS = ["crop", "pad", "stretch"]
 FILTERS = ["lanczos", "box", "bicubic", "bilinear", "nearest"]
@@ -53,7 +52,7 @@ def check_command(data, res, fit, filter, channels, window, labels, near, sheet,
 
     with progress_of("checking") as progress:
         report = check(
-            data, resolution=_resolution(res), labels=_labels(labels), near=near, sheet=sheet, progress=progress,
+            data, resolution=resolution(res), labels=_labels(labels), near=near, sheet=sheet, progress=progress,
             fit=fit, filter=filter, channels=int(channels), window=window,
         )
     text = json_module.dumps(report.as_dict(), indent=1)
@@ -81,7 +80,7 @@ def prepare_command(data, out, res, fit, filter, channels, window, labels, skip_
 
     with progress_of("preparing") as progress:
         done = prepare(
-            data, out, resolution=_resolution(res), fit=fit, filter=filter, labels=_labels(labels), channels=int(channels),
+            data, out, resolution=resolution(res), fit=fit, filter=filter, labels=_labels(labels), channels=int(channels),
             skip_bad=skip_bad, window=window, progress=progress,
         )
     for note in done.notes:
@@ -112,17 +111,6 @@ command = data_group
 
 def _labels(given: str) -> str | None:
     return None if given == "none" else given
-
-
-def _resolution(given: str | None) -> int | tuple[int, int] | None:
-    """"256", or "320x256" as width and height; the library's order is (height, width)."""
-    if given is None:
-        return None
-    try:
-        width, *height = (int(side) for side in given.lower().split("x", 1))
-        return (height[0], width) if height else width
-    except ValueError:
-        raise UsageError(f"--res {given} must be a number of pixels, or WIDTHxHEIGHT as in 320x256") from None
 
 
 @contextmanager

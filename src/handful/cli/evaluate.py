@@ -22,7 +22,8 @@ from ._options import trust as trust_option
 @click.option("--res", type=click.IntRange(8), help="Of two folders: bring both to this size [default: as they are].")
 @click.option("--trunc", type=click.FloatRange(0, 2), default=1.0, show_default=True, help="Truncation; figures to compare have none.")
 @click.option("--statistics", type=click.Choice(["standing", "batch"]), help="Of batch norm while sampling [default: as MODEL's settings say].")
-@click.option("--extractor", help="The network that looks [default: the metric's own, mostly inception].")
+@click.option("--features", "--extractor", "extractor", metavar="NAME",
+              help="The network whose features are compared; --extractor is an alias [default: the metric's own, mostly inception].")
 @click.option("--resize", type=click.Choice(["official", "clean"]), help="How inception's input is resized [default: official].")
 @click.option("--skip-bad", is_flag=True, help="Leave unusable files of DATA out instead of stopping.")
 @click.option("--no-cache", is_flag=True, help="Look at the reals again, though nothing has changed.")

@@ -6,12 +6,13 @@ import click
 
 from ._options import trust as trust_option
 
+EACH = ("each", "all")               # of --class: a row for every class, unless a class of the model is called so
 
 @click.command(name="generate")
 @click.argument("model", type=click.Path())
 @click.option("--seeds", default="0-15", show_default=True, help="Numbers and ranges: 0-63 or 1,5,9-12. A seed is a picture.")
 @click.option("--trunc", type=click.FloatRange(0, 2), default=1.0, show_default=True, help="Below 1: less variety, fewer accidents.")
-@click.option("--class", "label", help="A class by name or number, for a model trained with labels; all: a row each, with --grid.")
+@click.option("--class", "label", help="A class by name or number, for a model trained with labels; each (or all): one row per class, with --grid.")
 @click.option("--grid", "as_grid", is_flag=True, help="One sheet instead of a file per seed.")
 @click.option("--out", type=click.Path(), default="pictures", show_default=True, help="Folder to write to.")
 @click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Images at once.")
@@ -31,9 +32,9 @@ def command(model, seeds, trunc, label, as_grid, out, batch, device, trust):
     numbers = parse_seeds(seeds)
     loaded = load(model, device, trust)
     folder = Path(out)
-    if label == "all" and loaded.class_names and "all" not in loaded.class_names:
+    if label in EACH and loaded.class_names and label not in loaded.class_names:
         if not as_grid:
-            raise UsageError("--class all makes a sheet with a row for each class: add --grid, or name one class")
+            raise UsageError(f"--class {label} makes a sheet with a row for each class: add --grid, or name one class")
         rows = [loaded.sample(numbers, trunc, i, batch) for i in range(len(loaded.class_names))]
         path = folder / f"classes_{_range_name(seeds)}.png"
         save_image(path, with_titles(grid(np.concatenate(rows), columns=len(numbers)), loaded.class_names))

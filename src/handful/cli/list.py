@@ -1,4 +1,4 @@
-"""List architectures, losses, terms, recipes ...; with a name: its settings, and what it can't be combined with."""
+"""List architectures, losses, terms, recipes, feature networks ...; with a name: its settings, and what it can't be combined with."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from typing import Any
 import click
 
 from .. import catalog
+from ..errors import UsageError, nearest
+
+KINDS = (*catalog.KINDS, "features")     # feature networks have weights and no settings
 
 
 @click.command()
-@click.argument("kind", required=False, metavar="[" + "|".join(catalog.KINDS) + "]")
+@click.argument("kind", required=False, metavar="[" + "|".join(KINDS) + "]")
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(kind: str | None, name: str | None, as_json: bool) -> None:
@@ -28,11 +31,15 @@ def command(kind: str | None, name: str | None, as_json: bool) -> None:
         found = explained(name)
         click.echo(json.dumps(found, indent=1, ensure_ascii=False) if as_json else "\n".join(_aligned([*found.items()], indent=0)))
         return
+    if name and kind == "features":
+        raise UsageError(f"feature networks have no settings; handful weights list shows the origin and licence of {name}")
     if name and kind:
         found = describe(kind, name)
         click.echo(json.dumps(found, indent=1, ensure_ascii=False) if as_json else _page(found))
         return
-    listed = {k: {n: catalog.summary(k, n) for n in catalog.names(k)} for k in ([kind] if kind else catalog.KINDS)}
+    if kind and kind not in KINDS:
+        raise UsageError(f"unknown kind '{kind}'{nearest(kind, KINDS)}")
+    listed = {k: _summaries(k) for k in ([kind] if kind else KINDS)}
     if as_json:
         click.echo(json.dumps(listed[kind] if kind else listed, indent=1, ensure_ascii=False))
         return
@@ -44,6 +51,15 @@ def command(kind: str | None, name: str | None, as_json: bool) -> None:
             from ..metrics._protocols import NAMED
 
             click.echo(f"{'' if kind else '  '}protocols of the papers: {' '.join(NAMED)} ...; what one stands for: handful list metrics {NAMED[-1]}")
+
+
+def _summaries(kind: str) -> dict[str, str]:
+    """{name: what it is in a line}."""
+    if kind != "features":
+        return {name: catalog.summary(kind, name) for name in catalog.names(kind)}
+    from ..features import weights
+
+    return {name: weights.ENTRIES[name].said for name in weights.names()}
 
 
 def describe(kind: str, name: str) -> dict[str, Any]:

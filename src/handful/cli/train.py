@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
-from ._launch import start_processes
+from . import LAUNCHED
 from ._options import offline as offline_option
+from ._options import resolution
 from ._options import trust as trust_option
 
 
@@ -13,7 +14,7 @@ from ._options import trust as trust_option
 @click.argument("data", required=False)
 @click.option("--recipe", default="auto", show_default=True, help="A name of `handful list recipes`, or another run's config.json.")
 @click.option("--out", type=click.Path(), help="The run's folder.  [default: runs/NAME]")
-@click.option("--res", type=int, help="Resolution in pixels.")
+@click.option("--res", metavar="N|WxH", help="Pixels of a side, or WIDTHxHEIGHT where the architecture makes oblong images.")
 @click.option("--kimg", type=float, help="Length: thousands of real images shown to the discriminator.")
 @click.option("--batch", type=int, help="Images of one step, over all GPUs.")
 @click.option("--seed", type=int, help="Everything random follows from it.  [default: 0]")
@@ -42,13 +43,21 @@ def command(data, recipe, out, res, kimg, batch, seed, labels, device, gpus, pre
     if data is None and resume is None:
         raise UsageError("name the images to train on: handful train DATA")
     if gpus and gpus > 1 and "WORLD_SIZE" not in os.environ:
+        from ._launch import start_processes
+
         return start_processes(gpus, sys.argv[1:])
+    if LAUNCHED in os.environ:
+        from ._launch import end_with_launcher
+
+        end_with_launcher()
     from handful.cli.data import progress_of
     from handful.files import in_shell
     from handful.training import train
 
+    size = resolution(res)
+    size = list(size) if isinstance(size, tuple) else size          # as in the configuration
     with progress_of("reading the images") as reading:
-        run = train(data, recipe, out, kimg, res=res, batch=batch, seed=seed, labels=labels, device=device, precision=precision, settings=settings,
+        run = train(data, recipe, out, kimg, res=size, batch=batch, seed=seed, labels=labels, device=device, precision=precision, settings=settings,
                     skip_bad=skip_bad, dry_run=dry_run, init_from=init_from, resume=resume, threads=threads, trust=trust, say=click.echo,
                     reading=reading)
     if dry_run or os.environ.get("RANK", "0") != "0":

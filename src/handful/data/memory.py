@@ -91,9 +91,9 @@ def _processes() -> int:
     return max(1, int(said)) if said.isdecimal() else 1
 
 
-def free_memory() -> int:
-    """Bytes that can be taken without swapping, as far as the system tells; a container's own limit counts."""
-    free = 4 << 30
+def free_memory(unknown: int | None = 4 << 30) -> int | None:
+    """Bytes that can be taken without swapping, as far as the system tells, or `unknown`; a container's own limit counts."""
+    free = unknown
     try:
         free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
         meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())

@@ -121,7 +121,7 @@ class Session:
             if m.takes[1] == "splits":
                 if not hasattr(network, "logits"):
                     why = f"the classes of inception, which '{m.extractor}' doesn't know"
-                    raise HandfulError(f"{name} is defined by {why}; leave --extractor out")
+                    raise HandfulError(f"{name} is defined by {why}; leave --features out")
                 network.logits(torch.zeros(1, network.dim, device=self.device))      # raises where its weights are missing
             if protocol(name) and (m.extractor != own or resize not in (None, "official")):
                 before = f"{self.notes[name]}; " if name in self.notes else ""

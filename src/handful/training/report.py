@@ -267,7 +267,7 @@ def commands(folder: Path, config: Mapping[str, Any], log: Sequence[Mapping[str,
     longer = math.ceil(2 * max(f["planned"], f["images"], 1000) / 1000)
     found = [("Pictures from it", f"handful generate {run} --seeds 0-63 --grid")]
     if f["classes"]:
-        found.append(("Of each class", f"handful generate {run} --class all --seeds 0-9 --grid"))
+        found.append(("Of each class", f"handful generate {run} --class each --seeds 0-9 --grid"))
     if f["images"] < f["planned"]:
         found.insert(0, ("Go on to the planned end", f"handful train --resume {run}"))
     return [*found, ("Train it longer", f"handful train --resume {run} --kimg {longer}"), ("Write this page anew", f"handful report {run}")]
