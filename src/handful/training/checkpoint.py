@@ -85,8 +85,8 @@ def newest_good(folder: Path, say: Callable[[str], None]) -> tuple[Path, dict[st
     raise HandfulError(f"no checkpoint of {folder} can be read; the last fault: {fault}")
 
 
-def save_model(path: Path, config: Config, G_ema: torch.nn.Module, images_seen: int) -> None:
-    """model.safetensors: the averaged generator alone, with the configuration in its metadata."""
+def save_model(path: Path, config: Config, G_ema: torch.nn.Module, images_seen: int, about: Mapping[str, str] | None = None) -> None:
+    """model.safetensors: the averaged generator alone, with the configuration in its metadata. about: more of these."""
     held = frozen.digests(G=G_ema)
     write_tensors(path, G_ema.state_dict(), {"format": "pt", "handful": str(FORMAT), "config": config_module.dumps(config),
-                                             "images_seen": str(images_seen), **({"frozen": json.dumps(held)} if held else {})})
+                                             "images_seen": str(images_seen), **({"frozen": json.dumps(held)} if held else {}), **(about or {})})
