@@ -18,7 +18,7 @@ from handful.errors import HandfulError
 from handful.tensors import read_header
 from handful.training import ema_choice, evaluation
 from making import in_two_processes, picture_folder
-from runs import TINY_SETTINGS, same, tensors
+from runs import TINY_SETTINGS, command, same, tensors
 
 SETTINGS = {**TINY_SETTINGS, "evaluate.metrics": ["kid"], "every.checkpoint_kimg": 0.008, "evaluate.every_kimg": 0.04, "evaluate.budget": None,
             "evaluate.samples": 200, "train.threads": 1}
@@ -125,7 +125,7 @@ def test_the_samples_are_those_that_there_is_time_for(photos, scores, monkeypatc
     said, = notes(train(photos))
     assert said.startswith("no average of another length is tried: it takes longer than 10% of the run's ")
     assert said.endswith("; handful ema run --length 0.08 makes any other")
-    assert not Path("run/ema/choice.json").exists() and "ema" not in read_header(Path("run/model.safetensors"))[0]
+    assert "ema" not in read_header(Path("run/model.safetensors"))[0] and len(notes(resume())) == 1            # it is said once
     monkeypatch.setattr(ema_choice, "SHARE", 1e3)
     monkeypatch.setattr(evaluation.Evaluation, "expected", lambda self: SEC_PER_SAMPLE * self.samples)
     resume()                                                                         # whoever has more time then
@@ -166,11 +166,14 @@ def test_the_training_is_that_of_a_run_without(photos, scores):
     assert not Path("run/ema").exists() and not any(c["first"] for c in scores.calls[-2:])
 
 
-def test_without_scores_nothing_is_chosen(photos, scores):
-    trained = train(photos, **{"evaluate.metrics": []})
-    said, = notes(trained)
-    assert said == "no average of another length is tried: there are no scores to choose by; handful ema run --length 0.08 makes any other"
-    assert not scores.calls and 80 in {int(p.stem) for p in Path("run/ema").glob("0*.safetensors")}
+def test_without_scores_nothing_is_chosen(photos, scores, capsys):
+    said = "without scores no average of another length is tried; handful ema run --length 0.08 makes any"
+    settings = [f"{k}={json.dumps(v)}" for k, v in (SETTINGS | {"evaluate.metrics": []}).items()]
+    line = ["train", photos, "--out", "run", "--recipe", "fastgan64_narrow", "--kimg", "0.08", "--res", "16", "--batch", "4", "--device", "cpu",
+            "--resume", "auto", *(part for s in settings for part in ("--set", s))]
+    assert command(*line) == 0 and capsys.readouterr().out.count(said) == 1
+    assert not scores.calls and 80 in {int(p.stem) for p in Path("run/ema").glob("0*.safetensors")} and not ema_choice.is_chosen(Path("run"))
+    assert command(*line) == 0 and said not in capsys.readouterr().out               # nothing new
 
 
 def test_a_protocol_that_fixes_its_samples_is_not_tried_by_fewer(photos, scores):

@@ -314,6 +314,18 @@ def test_when_the_scores_end_a_run(values, patience, after, reason):
     assert bool(evaluation.stop_reason(other, False, patience, after)) == bool(reason)
 
 
+@pytest.mark.parametrize("slope, patience, least, most", [(0.5, 5, 0.0, 0.03), (0.5, 3, 0.15, 0.35), (0.0, 5, 0.75, 0.95)])
+def test_how_often_noise_ends_a_run(slope, patience, least, most):
+    """docs/design/ema-after-training.md: 30 evaluations with noise of one standard error, of a score that falls by `slope` errors each time."""
+    draws = torch.Generator().manual_seed(0)
+    ended = 0
+    for _ in range(300):
+        values = (-slope * torch.arange(30) + torch.randn(30, generator=draws)).tolist()
+        found = [(i, v, 1.0, False) for i, v in enumerate(values)]
+        ended += any(evaluation.stop_reason(found[:n], True, patience, -1) for n in range(patience, 31))
+    assert least <= ended / 300 <= most
+
+
 @pytest.mark.parametrize("copied, after, ends", [("nncc", 0, True), ("ccnc", 0, False), ("nnnc", 0, False), ("nccn", 0, False), ("cccc", 3, False),
                                                  ("cccc", 2, True)])
 def test_when_copies_end_a_run(copied, after, ends):

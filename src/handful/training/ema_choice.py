@@ -16,6 +16,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def choose(trainer: Trainer, folder: Path, log: Any, evaluation: Evaluation, own
     """Chooses, writes ema/choice.json and, where another average is better, model.safetensors; once for a state of the run. own: the averaged
     generator at the end of the run; sec: the run's time so far; check: called before files are written. All processes call it. Raises Stopped.
 
-    Whatever else goes wrong is said, and leaves the run as it is; a resume tries again.
+    Whatever else goes wrong is said, once, and leaves the run as it is; a resume tries again.
     """
     images, world, averages = trainer.images_seen, trainer.world, trainer.averages
     if not images or averages is None:
@@ -51,7 +52,10 @@ def choose(trainer: Trainer, folder: Path, log: Any, evaluation: Evaluation, own
     if trainer.rank == 0 and images not in power_ema.snapshots(folder):
         check()
         averages.write(folder, images)                    # of the last state, between the regular ones; it goes when the run goes on
-    if distributed.from_first(trainer.rank or _done(folder).get("images") == images, world):
+    if evaluation.chooser is None:                        # whoever started the run says so (session.run)
+        return
+    before = _read(folder) if trainer.rank == 0 else {}
+    if distributed.from_first(before.get("images") == images and "why" not in before, world):
         return
     other = f"handful ema {in_shell(folder)} --length 0.08 makes any other"
     try:
@@ -62,7 +66,16 @@ def choose(trainer: Trainer, folder: Path, log: Any, evaluation: Evaluation, own
                 found.write()
                 log.say(f"{found.said}; {other}", images)
     except Exception as error:                            # never lose a run over it
-        log.say(f"no average of another length is tried: {error}; {other}", images)
+        tried = {"images": images, "chosen": False, "why": str(error)}
+        if trainer.rank == 0 and before != tried:
+            with suppress(HandfulError):
+                write_text(folder / "ema" / FILE, json.dumps(tried))
+            log.say(f"no average of another length is tried: {error}; {other}", images)
+
+
+def is_made(folder: Path, images: int) -> bool:
+    """Whether the choice for this state of the run was made, or tried."""
+    return _read(folder).get("images") == images
 
 
 def is_chosen(folder: Path) -> bool:
@@ -73,7 +86,7 @@ def is_chosen(folder: Path) -> bool:
         return False
 
 
-def _done(folder: Path) -> Mapping[str, Any]:
+def _read(folder: Path) -> Mapping[str, Any]:
     try:
         return parse_json(read_bounded(folder / "ema" / FILE), FILE, dict)
     except HandfulError:
@@ -85,8 +98,6 @@ class _Choice:
 
     def __init__(self, trainer: Trainer, folder: Path, log: Any, evaluation: Evaluation, own: Callable[[], Model], sec: float) -> None:
         self.trainer, self.folder, self.log, self.evaluation, self.sec = trainer, folder, log, evaluation, sec
-        if evaluation.chooser is None:
-            raise HandfulError("there are no scores to choose by")
         if fixed := evaluation.metrics[evaluation.chooser].samples:
             raise HandfulError(f"{evaluation.chooser} takes {fixed} samples and can't be tried by fewer")
         self.lower = evaluation.metrics[evaluation.chooser].better == "lower"
@@ -175,16 +186,18 @@ class _Choice:
         samples, started = self._samples(sec, len(candidates), fixed, per_sample), time.perf_counter()
         found = []
         for length in candidates:
+            if found and distributed.from_first(time.perf_counter() - started > sec, self.trainer.world):
+                break                                     # slower than expected: the rest is left out
             self._fill(length)
             found.append(self._scored(self.candidate, samples)["value"])
         self.seed += samples
         self.rounds.append([{**_about(length), "value": value if math.isfinite(value) else None, "samples": samples}
                             for length, value in zip(candidates, found)])
         took = time.perf_counter() - started
-        self.slower = max(0.1, distributed.from_first(self.slower * took / max(self._cost(samples, len(candidates), fixed, per_sample), 1e-9),
+        self.slower = max(0.1, distributed.from_first(self.slower * took / max(self._cost(samples, len(found), fixed, per_sample), 1e-9),
                                                       self.trainer.world))
         rank = lambda i: (not math.isfinite(found[i]), found[i] if self.lower else -found[i])
-        return [candidates[i] for i in sorted(range(len(candidates)), key=rank)]
+        return [candidates[i] for i in sorted(range(len(found)), key=rank)]
 
     def _cost(self, samples: int, models: int, fixed: float, per_sample: float) -> float:
         """Seconds, expected."""

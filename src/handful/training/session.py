@@ -113,11 +113,15 @@ def owned(folder: Path, wish: Wish) -> Iterator[Owner | None]:
 
 def run(trainer: Trainer, folder: Path, sec: float, wish: Wish, owner: Owner | None, changes: Mapping[int, int], go_on: bool = False) -> Run:
     total, say, trust = to_images(trainer.config.train.kimg), wish.say, config_module.modules_of(trainer.config)
+    images_before = trainer.images_seen
     log = Log(folder, total_images=total, start_images=trainer.images_seen, quiet=wish.quiet or trainer.rank > 0,
               tensorboard=trainer.config.every.tensorboard, machine=choose.machine(trainer.device)) if trainer.rank == 0 else _Silent()
     started = time.perf_counter()
     with log:
         finished = fit(trainer, folder, log, sec_before=sec, owner=owner, changes=changes, go_on=go_on)
+        if (finished and trainer.rank == 0 and trainer.averages is not None and trainer.images_seen > images_before
+                and not ema_choice.is_made(folder, trainer.images_seen)):
+            say(f"without scores no average of another length is tried; handful ema {in_shell(folder)} --length 0.08 makes any")
         if finished and trainer.rank == 0 and trainer.images_seen and not _looked_for_copies(folder):
             owner.check()
             _look_for_copies(trainer, folder, log, sec + time.perf_counter() - started, say)
