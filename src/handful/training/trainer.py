@@ -169,10 +169,11 @@ class Trainer:
         roles = {role for term in self.terms.values() for role in term.roles}
         idle = []
         for role, where, controller, parts in (
-                (CONTROLS_AUGMENT, f"augment={self.config.augment.name}", "terms.ada_controller={}", [self.nets.augment]),
-                (CONTROLS_D, "what the terms put into D", 'terms.inside={"use": "ada_controller", "of": "d"}', self.nets.D.modules())):
+                (CONTROLS_AUGMENT, f"augment={self.config.augment.name}", "terms.{name}={{}}", [self.nets.augment]),
+                (CONTROLS_D, "what the terms put into D", 'terms.inside={{"use": "{name}", "of": "d"}}', self.nets.D.modules())):
             strengths = [float(m.p) for m in parts if isinstance(getattr(m, "p", None), Tensor)]
             if 0.0 in strengths and role not in roles:
+                controller = controller.format(name=next(n for n in catalog.names("terms") if role in getattr(catalog.load("terms", n), "roles", ())))
                 idle.append(f"{where} has strength p=0 and nothing moves it, so it does nothing; give it a p, or a controller (--set '{controller}')")
         return idle
 
