@@ -32,7 +32,7 @@ PAIRS_ON = ("stylegan2", "ada", False)                    # architecture, augmen
 # So that each does something at once; whatever has a strength p is given 0.5 as well.
 AT_ONCE: dict[str, dict[str, Any]] = {
     "lecam": {"start": 0}, "ada_controller": {"start": None, "kimg": 0.008, "interval": 1},      # p goes to 0 or 1 at once
-    "reconstruction": {"loss": "pixel"}}                  # the weights of LPIPS may not be on this machine
+    "reconstruction": {"loss": "pixel"}, "vision_aided": {"random": 1, "size": 32}}      # the pretrained weights may not be on this machine
 
 
 @dataclass(frozen=True)

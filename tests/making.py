@@ -25,7 +25,8 @@ NARROW = {"fastgan": {"g": {"ngf": 4, "z_dim": 16}, "d": {"ndf": 4}},       # ke
           "dcgan": {"g": {"z_dim": 16, "width": 4}, "d": {"width": 4}},
           "r3gan": {"g": {"z_dim": 16, "width": 8}, "d": {"width": 8}}}
 TERMS_NEED = {"ada_controller": ["augment=test_seam:Mirror"], "augself": ["augment=diffaug"], "bcr": ["terms.bcr.shift=0.125"],
-              "contrad": ["augment=simclr"], "heldout_logits": ["data.holdout=0.2"]}      # settings that a term can't do without
+              "contrad": ["augment=simclr"], "heldout_logits": ["data.holdout=0.2"],      # settings that a term can't do without
+              "vision_aided": ["terms.vision_aided.random=1", "terms.vision_aided.size=32"]}      # and without pretrained weights
 
 
 def tiny_config(*settings: str, **over: Any) -> config.Config:

@@ -33,8 +33,9 @@ def settle(config: Config, say: Callable[[str], None], *, may_do_without: bool, 
         refused = {network: distributed.from_first(_fetched(network, say) if rank == 0 else None, world) for network in missing}
         for network, why in refused.items():
             if why and not (may_do_without and term.settled(())):
-                raise HandfulError(f"terms.{name} compares with the weights '{network}', which are not on this machine ({why}): handful weights get "
-                                   f"{network}, or compare pixels: --set terms.{name}.loss=pixel")
+                instead = "".join(f", or compare pixels: --set terms.{name}.{k}={v}" for k, v in term.settled(()).items())
+                raise HandfulError(f"terms.{name} computes with the weights '{network}', which are not on this machine ({why}): handful weights get "
+                                   f"{network}{instead}")
         settled = term.settled([network for network in term.pretrained if not refused.get(network)])
         config.terms[name] = use.but(**settled)
         if any(refused.values()):
