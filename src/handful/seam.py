@@ -19,6 +19,7 @@ from .rng import Rng, ambient
 
 Side = Literal["d", "g"]
 At = Literal["x", "x_in"]
+PassOf = Literal["d:real", "d:fake", "g:real", "g:fake", "other"]        # in whose step a pass through D is, and of which images
 
 # Roles (`Term.roles`) that more than one room knows.
 CONTROLS_AUGMENT = "controller of the augmentation's strength"
@@ -107,6 +108,8 @@ class Discriminator(nn.Module):
     has_batch_stats: ClassVar[bool] = False
     draws: ClassVar[bool] = False            # True: forward takes `rng` too (a wrapper that drops out, or appends random bits)
     stops: ClassVar[bool] = False            # True: forward takes logits=False too, and then goes no further than the features wanted
+    knows_pass: ClassVar[bool] = False       # True: forward takes `of` too, a PassOf: of a shared pass which it is, of every other one "other"
+    second_order: ClassVar[bool] = True      # False: its backward pass is hand-written: not differentiable by itself, and may move buffers
 
     def forward(self, image: Tensor, c: Tensor | None = None, extra: Mapping[str, Tensor] | None = None,
                 want: frozenset[str] = frozenset()) -> Judged:
