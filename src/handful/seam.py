@@ -52,18 +52,26 @@ class Judged:
     """What a discriminator returns: logits [B] or [B,*] (patches, several heads), and features by name.
 
     heads: how many logits each of several heads has, where it wants them told apart: logits are [B,sum(heads)] then.
+    parts: where the heads are those of several discriminators: of each (how many of the heads are its own, its weight). The weights sum to 1; the
+    adversarial loss is the weighted sum of the losses of the parts.
     """
 
     logits: Tensor
     features: Mapping[str, Tensor] = field(default_factory=dict)
     heads: tuple[int, ...] = ()
+    parts: tuple[tuple[int, float], ...] = ()
 
     @property
     def score(self) -> Tensor:
-        """D(x) of each image, [B]: the mean of its logits; of several heads the mean of their means."""
+        """D(x) of each image, [B]: the mean of its logits; of several heads the mean of their means; of several parts the weighted sum of theirs."""
         if self.heads:
-            return torch.stack([part.mean(1) for part in self.logits.split(self.heads, 1)]).mean(0)
+            return sum(weight * torch.stack([head.mean(1) for head in heads]).mean(0) for weight, heads in self.by_part())
         return self.logits.flatten(1).mean(1) if self.logits.ndim > 1 else self.logits
+
+    def by_part(self) -> list[tuple[float, list[Tensor]]]:
+        """(weight, the logits [B,n] of each head) of every part; one part of weight 1 where there are no others."""
+        heads = iter(self.logits.split(self.heads, 1))
+        return [(weight, [next(heads) for _ in range(count)]) for count, weight in self.parts or ((len(self.heads), 1.0),)]
 
 
 @dataclass(frozen=True)
@@ -91,6 +99,11 @@ class Generator(nn.Module):
         """z [B,z_dim], c int64 [B] or None; rng feeds noise and style mixing."""
         raise NotImplementedError
 
+    @classmethod
+    def needs_weights(cls, settings: Mapping[str, Any]) -> tuple[str, ...]:
+        """The pretrained weights (names of `handful weights list`) without which a network of these settings can't compute."""
+        return ()
+
     def commit(self, means: Mapping[str, Tensor]) -> None:
         """Once per optimiser step of G with the batch means of `Generated.stats` (w_avg and the like)."""
 
@@ -115,6 +128,15 @@ class Discriminator(nn.Module):
                 want: frozenset[str] = frozenset()) -> Judged:
         """image [B,C,H,W] in [-1,1] after augmentation; extra: further scales; want: names of the features to return."""
         raise NotImplementedError
+
+    @classmethod
+    def needs_weights(cls, settings: Mapping[str, Any]) -> tuple[str, ...]:
+        """The pretrained weights (names of `handful weights list`) without which a network of these settings can't compute."""
+        return ()
+
+    def check(self, facts: Facts) -> tuple[str, ...]:
+        """Once, before training: what the user should know of a run with these facts. Raises HandfulError where it can't be trained like that."""
+        return ()
 
     def extra_of(self, image: Tensor) -> Mapping[str, Tensor]:
         """The further scales of a *real* image, as the generator would give them for a fake. Default: none."""

@@ -103,7 +103,7 @@ class Extractor(nn.Module):
         for name, x in self._stages(((images + 1) * 127.5).expand(-1, 3, -1, -1)):
             if name in stages:
                 kind = x.device.type
-                found[name] = x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+                found[name] = x.to(torch.get_autocast_dtype(kind)) if kind != "meta" and torch.is_autocast_enabled(kind) else x
             if len(found) == len(set(stages)):
                 break
         return found

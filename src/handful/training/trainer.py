@@ -74,7 +74,7 @@ class Trainer:
         self.settled_at: int | None = None                # the iteration whose average has been made ready to sample from (loop.sampler)
         self.threads: int | None = None                   # that it computes with on a CPU, where whoever runs the loop has set them
         # Said aloud by whoever runs the loop.
-        self.notes = [n for part in (self.nets.augment, *self.terms.values()) for n in getattr(part, "notes", ())]
+        self.notes = [*bare[1].check(self.nets.facts), *(n for part in (self.nets.augment, *self.terms.values()) for n in getattr(part, "notes", ()))]
         self._log: dict[str, Tensor] = {}                 # sum and count by name, on the device
         self.stuck: tuple[Side, ...] = ()
         self.passes = SharedPasses(config.train, self.nets, self.dataset, self.heldout, self.sampler, config.data.flip)
