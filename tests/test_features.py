@@ -106,13 +106,16 @@ def test_the_vector_is_made_of_the_last_map(made_up):
 @pytest.mark.skipif(not available("lpips"), reason="the pretrained weights are absent: handful weights get lpips")
 def test_lpips_s_vgg16_has_the_layers_of_lpips():
     """The same convolutions and the same scaling of the input as in the distance itself, each layer averaged over space."""
-    images = pictures(2, 224)                                 # of the network's own size: not resized
+    images = pictures(2, 64)
     net, lpips = extractor("lpips_vgg16"), LPIPS.load()
     layers = lpips._features(images.float() / 127.5 - 1)
     torch.testing.assert_close(net(images), torch.cat([x.mean((2, 3)) for x in layers[2:]], 1), rtol=1e-3, atol=1e-4)
     assert net.dim == 1280 and net.digest != weights.ENTRIES["lpips"].digest[:16] and not any("heads" in name for name in net.state_dict())
-    small = pictures(2, 64)
-    torch.testing.assert_close(net(small), net(pillow_bicubic(small.float(), 224)))
+    for size, seen in ((20, 32), (300, 224)):
+        images = pictures(2, size)
+        torch.testing.assert_close(net(images), net(pillow_bicubic(images.float(), seen)))
+    wide = pictures(2, 80)[:, :, :48]
+    torch.testing.assert_close(net(wide), net(pillow_bicubic(wide.float(), 80)))
 
 
 def test_the_digest_stands_for_the_weights(made_up):

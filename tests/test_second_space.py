@@ -371,4 +371,4 @@ def test_figures_of_real_networks(monkeypatch):
     found = evaluate(model_of(*SEEING), noise_set(12), ["fid", "kid", "precision", "recall"], 12)
     for name, its in found.items():
         assert its["extractor"] == "inception" and its["second"]["lpips_vgg16"]["extractor"] == "lpips_vgg16"
-        assert "224x224" in its["second"]["lpips_vgg16"]["protocol"] and math.isfinite(its["second"]["lpips_vgg16"]["value"]), name
+        assert "32 to 224 pixels" in its["second"]["lpips_vgg16"]["protocol"] and math.isfinite(its["second"]["lpips_vgg16"]["value"]), name

@@ -75,15 +75,22 @@ class LPIPSVGG16(_Convolutions):
     """Features [B,1280] of the VGG16 inside LPIPS (Zhang et al., CVPR 2018; the weights "lpips", without its heads): relu3_3, relu4_3 and relu5_3,
     each averaged over space, one after the other (256, 512 and 512 numbers).
 
+    Images of 32 to 224 pixels are taken at their own size, as LPIPS takes them; to enlarge them would cost more and show nothing new. So only images
+    of one size can be compared: of two folders, give `--res`.
+
     LPIPS scales its input as torchvision's VGG16 does: (x / 127.5 - 1 - shift) / scale is (x / 255 - mean) / deviation.
     """
 
     name = "lpips_vgg16"
     dim = 256 + 512 + 512
+    resize = "antialiased bicubic of Pillow on floats, clipped to 0..255, to a square of the longer side, 32 to 224 pixels"
 
     @classmethod
     def _weights(cls) -> Mapping[str, np.ndarray]:
         return {name: array for name, array in super()._weights().items() if not name.startswith("heads.")}
+
+    def _resized(self, x: Tensor) -> Tensor:
+        return pillow_bicubic(x, min(max(32, *x.shape[2:]), 224))
 
     def _features(self, x: Tensor) -> Tensor:
         return torch.cat([x.mean((2, 3)) for name, x in self._stages(x) if name in ("relu3_3", "relu4_3", "relu5_3")], 1)
