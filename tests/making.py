@@ -25,7 +25,7 @@ NARROW = {"fastgan": {"g": {"ngf": 4, "z_dim": 16}, "d": {"ndf": 4}},       # ke
           "dcgan": {"g": {"z_dim": 16, "width": 4}, "d": {"width": 4}},
           "r3gan": {"g": {"z_dim": 16, "width": 8}, "d": {"width": 8}},
           "chain": {"d": {"width": 1, "p": 0.5}},
-          "projected": {"g": {"z_dim": 16, "ngf": 4}, "d": {"cout": 8, "separable": True, "depth": "fit", "enlarge_to": 64, "random": 0}}}
+          "projected": {"g": {"z_dim": 16, "ngf": 4}, "d": {"cout": 8, "separable": True, "enlarge_to": 128, "random": 0}}}
 # Settings that a term can't do without.
 TERMS_NEED = {"ada_controller": ["augment=test_seam:Mirror"], "augself": ["augment=diffaug"], "bcr": ["terms.bcr.shift=0.125"],
               "chain": ['d={"use": "chain", "width": 1, "p": 0.5}'], "contrad": ["augment=simclr"], "heldout_logits": ["data.holdout=0.2"],
