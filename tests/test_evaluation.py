@@ -15,7 +15,8 @@ from handful.training.evaluation import Alarm
 from making import picture_folder
 from test_run import TINY_SETTINGS, refused
 
-SETTINGS = {**TINY_SETTINGS, "evaluate.metrics": ["kid"], "every.checkpoint_kimg": 0.008, "every.keep_checkpoints": 1, "evaluate.budget": 1}
+SETTINGS = {**TINY_SETTINGS, "evaluate.metrics": ["kid"], "every.checkpoint_kimg": 0.008, "every.keep_checkpoints": 1, "evaluate.budget": 1,
+            "ema.choose": False}                              # these tests count evaluations; the choice at the end makes more (test_ema_choice.py)
 
 
 @pytest.fixture
@@ -295,3 +296,128 @@ def test_ctrl_c_does_not_wait_for_a_score(photos, scored, monkeypatch):
     monkeypatch.setattr(evaluation, "evaluate", slow)
     run = train(photos)
     assert not run.finished and run.model().images_seen == 8
+
+
+# --------------------------------------------------------------------------------------------------------------- evaluate.stop
+
+
+@pytest.mark.parametrize("values, patience, after, reason", [
+    ([3, 2, 1, 2, 2, 2], 3, 0, "{metric} has not improved in 3 evaluations (best 1 after 3 images)"),
+    ([3, 2, 1, 2, 2], 3, 0, ""), ([3, 2, 1, 2, 2, 1.05, 2, 2], 3, 0, ""),                              # within 0.1 of the best is as good
+    ([1, 1.05, 1.09, 1.15, 1.15, 1.15], 3, 0, "{metric} has not improved in 3 evaluations (best 1 after 1 images)"),
+    ([1, 2, 2, 2, 2, 2], 3, 3, "{metric} has not improved in 3 evaluations (best 1 after 1 images)"), ([1, 2, 2, 2, 2, 2], 3, 4, ""),
+    ([2, -1, 2, 2], 2, 0, "{metric} has not improved in 2 evaluations (best -1 after 2 images)"), ([], 1, 0, ""), ([1], 1, 0, "")])
+def test_when_the_scores_end_a_run(values, patience, after, reason):
+    found = [(i + 1, v, 0.1, False) for i, v in enumerate(values)]
+    assert evaluation.stop_reason(found, True, patience, after) == reason
+    other = [(images, -v, error, copied) for images, v, error, copied in found]
+    assert bool(evaluation.stop_reason(other, False, patience, after)) == bool(reason)
+
+
+@pytest.mark.parametrize("copied, after, ends", [("nncc", 0, True), ("ccnc", 0, False), ("nnnc", 0, False), ("nccn", 0, False), ("cccc", 3, False),
+                                                 ("cccc", 2, True)])
+def test_when_copies_end_a_run(copied, after, ends):
+    found = [(i + 1, 1.0 - i, 0.0, c == "c") for i, c in enumerate(copied)]                            # they score well
+    assert ("look like copies of training images" in evaluation.stop_reason(found, True, 5, after)) == ends
+
+
+STOP = {"evaluate.stop": "auto", "evaluate.patience": 2, "evaluate.budget": None, "train.threads": 1}
+
+
+def ends(run) -> list[str]:
+    return [line["note"] for line in run.log() if line.get("note", "").startswith("ended after")]
+
+
+def without_copies(run) -> list[tuple]:
+    return [(m["images"], m["metric"], m["value"]) for m in run.metrics() if m["metric"] != "copies"]
+
+
+def test_a_run_ends_when_its_scores_no_longer_improve_and_can_go_on(photos, scored, capsys):
+    values, calls = scored
+    values += [3.0, 1.0, 2.0, 2.0]
+    run = train(photos, kimg=0.08, **STOP)
+    assert run.finished and [c["images"] for c in calls] == [8, 16, 24, 32] and run.model().images_seen == 16
+    assert ends(run) == ["ended after 32 of 80 images: kid has not improved in 2 evaluations (best 1 after 16 images); to go on: "
+                         "handful train --resume run --kimg 0.08"]
+    again = lambda **more: handful.train(resume="run", trust=["tiny", "test_evaluation"], device="cpu", quiet=True, **more)
+    assert again().finished and len(calls) == 4 and len(ends(again())) == 3          # it is done, and says so
+    handful.train(photos, "fastgan64_narrow", "run", 0.08, res=16, batch=4, device="cpu", quiet=True, settings=SETTINGS | STOP, resume="auto",
+                  trust=["tiny", "test_evaluation"])
+    assert len(calls) == 4                                                           # a cluster's line is always the same
+    values += [2.0, 0.5, 2.0, 2.0]
+    run = again(kimg=0.08)                                                           # counts anew, against the best of all
+    assert [c["images"] for c in calls] == [8, 16, 24, 32, 40, 48, 56, 64] and run.model().images_seen == 48
+    values += [2.0, 2.0]
+    assert again(settings={"evaluate.stop": None}).finished and [c["images"] for c in calls][-2:] == [72, 80]
+
+
+def test_in_python_and_by_the_command(photos, scored):
+    values, _ = scored
+    values += [1.0, 2.0, 2.0, 2.0, 2.0, 2.0]
+    run = handful.train(photos, "fastgan64_narrow", "run", 0.08, res=16, batch=4, device="cpu", quiet=True, stop="auto",
+                        settings=SETTINGS | {"evaluate.budget": None})
+    assert run.config().evaluate.stop == "auto" and run.config().evaluate.patience == 5 and without_copies(run)[-1][0] == 48
+    from runs import command
+
+    values += [1.0, 2.0]
+    assert command("train", photos, "--out", "other", "--recipe", "run/config.json", "--kimg", "0.08", "--device", "cpu", "--stop", "auto",
+                   "--set", "evaluate.patience=1") == 0
+    assert json.loads(Path("other/config.json").read_text())["evaluate"]["stop"] == "auto"
+    assert sorted(p.name for p in Path("other/checkpoints").glob("*.pt")) == ["000000008.pt", "000000016.pt"]
+
+
+def test_the_rule_goes_on_where_it_was(photos, scored, monkeypatch):
+    """Stopped in the middle of an evaluation, killed before one: the run ends where it would have, with the same weights."""
+    from runs import same, tensors
+
+    values, calls = scored
+    values += [3.0, 1.0, 2.0, 2.0]
+    train(photos, kimg=0.08, **STOP)
+    Path("run").rename("straight")
+    score = evaluation.evaluate
+
+    def stopped(model, *args, **more):
+        if model.images_seen == 24:
+            raise evaluation.Stopped("stopped")
+        return score(model, *args, **more)
+
+    values += [3.0, 1.0]
+    monkeypatch.setattr(evaluation, "evaluate", stopped)
+    assert not train(photos, kimg=0.08, **STOP).finished
+    monkeypatch.setattr(evaluation, "evaluate", score)
+    values += [2.0, 2.0]
+    run = handful.train(resume="run", trust=["tiny", "test_evaluation"], device="cpu", quiet=True)
+    assert run.finished and run.model().images_seen == 16
+    torn, straight = tensors(Path("run"), 32), tensors(Path("straight"), 32)
+    assert torn["progress"].pop("scored_sec") != straight["progress"].pop("scored_sec") and same(torn, straight)
+    assert without_copies(run) == [(8, "kid", 3.0), (16, "kid", 1.0), (24, "kid", 2.0), (32, "kid", 2.0)]
+
+
+def test_copies_end_a_run_and_are_not_its_best(photos, scored, monkeypatch):
+    from handful.metrics import _copies
+
+    values, calls = scored
+    values += [3.0, 2.0, 1.0, 0.5]
+    monkeypatch.setattr(_copies, "verdict", lambda figures: "copies" if calls[-1]["images"] >= 24 else "none")
+    run = train(photos, kimg=0.08, **STOP)
+    assert [(m["images"], m["verdict"]) for m in run.metrics() if m["metric"] == "copies"] == [(8, "none"), (16, "none"), (24, "copies"),
+                                                                                               (32, "copies")]
+    assert run.model().images_seen == 16 and "samples of the last 2 evaluations look like copies of training images" in ends(run)[0]
+    assert "copies" in (run.folder / "report.html").read_text()
+
+
+def test_copies_are_looked_for_where_that_takes_no_longer_than_the_scores(photos, scored, monkeypatch):
+    values, _ = scored
+    values += [1.0] * 5
+    monkeypatch.setattr(evaluation, "COPIES_SEC", 1.0)                               # a pixel: hours
+    run = train(photos, **STOP | {"evaluate.budget": 1.0})
+    assert not [m for m in run.metrics() if m["metric"] == "copies"]
+    assert [n for n in (line.get("note", "") for line in run.log()) if n.startswith("evaluate.stop goes by kid alone: to look for copies")]
+
+
+def test_the_rule_needs_scores(photos, monkeypatch, capsys):
+    tiny = ["train", str(photos), "--res", "16", "--device", "cpu", "--recipe", "fastgan64_narrow", "--set", "g=tiny:TinyG", "--set", "d=tiny:TinyD",
+            "--stop", "auto"]
+    assert "evaluate.metrics=[] leaves none" in refused(capsys, *tiny, "--set", "evaluate.metrics=[]", code=1)
+    monkeypatch.setattr(evaluation, "available", lambda name: False)
+    assert "the network of kid isn't here; once: handful weights get inception" in refused(capsys, *tiny, code=1) and not Path("runs").exists()

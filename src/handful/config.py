@@ -88,6 +88,7 @@ class Ema(Section):
     standing_batch: int = Field(16, ge=2, description="samples of each")
     standing_rule: Literal["own", "accumulated"] = Field(
         "own", description="each of these batches is normalised by its own statistics, or by the mean of those so far, its own among them")
+    choose: bool = Field(True, description="averages of two more lengths are kept in ema/, and the model is one of any length if it scores better")
 
 
 class Train(Section):
@@ -131,6 +132,9 @@ class Evaluate(Section):
     budget: float | None = Field(0.1, gt=0, le=1, description="at most this share of the run's time; beyond it, none; null: no limit")
     against: str | None = Field(None, description="DATA to score against; none: the run's own images, or for metrics of unseen ones, those")
     best: str | None = Field(None, description="the metric that chooses model.safetensors; none: the first")
+    stop: Literal["auto"] | None = Field(
+        None, description="auto: the run ends when that metric has not improved in `patience` evaluations, or samples become copies")
+    patience: int = Field(5, ge=1, description="evaluations in a row without improvement after which evaluate.stop=auto ends the run")
     statistics: Literal["standing", "batch"] = Field(
         "standing", description="batch norm while samples are scored: as people's samples have it, or of each batch of samples (BigGAN's papers)")
     together: int = Field(50, ge=2, le=1000, description="samples that share batch statistics")
@@ -157,7 +161,8 @@ class Config(Section):
     notes: list[str] = Field([], description="why these settings were chosen, where handful chose")
 
 
-BEFORE = (("d", "biggan", "skip", "plain"),)                  # place, method, setting, and what was done before there was the setting
+BEFORE = (("d", "biggan", "skip", "plain"),                   # place, method ("": a section), setting, what was done before there was the setting
+          ("ema", "", "choose", False))
 
 
 def sections(tree: Mapping[str, Any], *names: str) -> Config:
@@ -234,7 +239,7 @@ def as_it_was(tree: Mapping[str, Any]) -> dict[str, Any]:
     tree = dict(tree)
     for place, name, key, value in BEFORE if tree.get("handful") else ():
         use = tree.get(place)
-        if isinstance(use, Mapping) and use.get("use") == name and key not in use:
+        if isinstance(use, Mapping) and use.get("use", "") == name and key not in use:
             tree[place] = {**use, key: value}
     return tree
 

@@ -98,7 +98,7 @@ def _well_formed(state: Mapping[str, Any]) -> None:
     for name in ("images_seen", "iteration"):
         if type(progress.get(name)) is not int or not 0 <= progress[name] < MOST_IMAGES:
             raise ValueError(f"its progress has no sound '{name}'")
-    for name, most in (("threads", 1024), ("world", 10**6), ("detours", 10**6)):
+    for name, most in (("threads", 1024), ("world", 10**6), ("detours", 10**6), ("stop_from", MOST_IMAGES)):
         value = progress.get(name)
         if value is not None and (type(value) is not int or not 0 <= value <= most or name == "threads" and value < 1):
             raise ValueError(f"its progress has no sound '{name}'")

@@ -23,7 +23,7 @@ from .. import __version__
 from ..errors import HandfulError, HandfulWarning, Untrusted, nearest
 
 FOLDER = Path(__file__).parent
-ORDER = ("demo", "train", "generate", "evaluate", "neighbours", "data", "weights", "report", "reproduce", "list", "doctor")   # in the help
+ORDER = ("demo", "train", "generate", "ema", "evaluate", "neighbours", "data", "weights", "report", "reproduce", "list", "doctor")   # in the help
 LAUNCHED = "HANDFUL_LAUNCHED"        # of a process that `--gpus` started: the id of the one that did, and that shows its error
 LOST = 75                            # exit code of such a process when it only lost another
 

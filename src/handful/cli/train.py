@@ -29,10 +29,11 @@ from ._options import trust as trust_option
 @click.option("--resume", type=click.Path(), metavar="RUN|auto",
               help="Go on with a run, bit for bit; DATA may be left out, --kimg lengthens it. auto: with the run in --out, or begin it.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="Of the CPU, part of the arithmetic.  [default: found out by timing steps]")
+@click.option("--stop", type=click.Choice(["auto"]), help="auto: end when the scores no longer improve, or samples become copies; keep the best.")
 @trust_option
 @offline_option
 def command(data, recipe, out, res, kimg, batch, seed, labels, device, gpus, precision, settings, skip_bad, dry_run, init_from, resume, threads,
-            trust):
+            stop, trust):
     """Train a generator on DATA: a folder of any depth, a zip, or a name (cifar10:10%). With nothing else, settings are chosen for DATA and this
     machine."""
     import os
@@ -58,7 +59,7 @@ def command(data, recipe, out, res, kimg, batch, seed, labels, device, gpus, pre
     size = list(size) if isinstance(size, tuple) else size          # as in the configuration
     with progress_of("reading the images") as reading:
         run = train(data, recipe, out, kimg, res=size, batch=batch, seed=seed, labels=labels, device=device, precision=precision, settings=settings,
-                    skip_bad=skip_bad, dry_run=dry_run, init_from=init_from, resume=resume, threads=threads, trust=trust, say=click.echo,
+                    skip_bad=skip_bad, dry_run=dry_run, init_from=init_from, resume=resume, threads=threads, stop=stop, trust=trust, say=click.echo,
                     reading=reading)
     if dry_run or os.environ.get("RANK", "0") != "0":
         return 0

@@ -64,7 +64,8 @@ class Job:
         metrics = [m for m in dict.fromkeys(wanted) if all(available(n) for n in resolve(m).weights)]
         fid = next((m for m in metrics if m.startswith("fid")), None)
         lines = {"evaluate.metrics": metrics, "evaluate.best": fid, "evaluate.every_kimg": round(self.rule.kimg(self.published) * self.scale, 6),
-                 "evaluate.budget": None, "train.precision": precision(self.row.recipe, self.on)[0]}
+                 "evaluate.budget": None, "train.precision": precision(self.row.recipe, self.on)[0],
+                 "ema.choose": False}                     # the paper's own average and rule of selection
         theirs = self.row.targets[0].against
         if elsewhere := self.against or (theirs if theirs not in ("", "validation", self.row.source) else None):
             lines["evaluate.against"] = elsewhere
@@ -182,7 +183,7 @@ def differences(job: Job) -> list[str]:
     """How the run differs from the published one, line by line; how often things are written doesn't count."""
     changed = config_module.differences(job.published, job.config)
     lines = [f"{k} {_short(was)} -> {_short(now)}" for k, (was, now) in changed.items()
-             if not k.startswith(("every.", "evaluate.")) and k != "train.precision"]
+             if not k.startswith(("every.", "evaluate.")) and k not in ("train.precision", "ema.choose")]
     about = precision(job.row.recipe, job.on)[1]
     return [*lines, *([about] if about else [])]
 

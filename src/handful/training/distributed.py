@@ -77,3 +77,11 @@ def buffers(modules: Iterable[nn.Module], world: int) -> None:
         flat /= world
         for b, part in zip(floats, flat.split([b.numel() for b in floats])):
             b.copy_(part.view_as(b))
+
+
+@torch.no_grad()
+def spread(module: nn.Module, world: int) -> None:
+    """Parameters and buffers become the first process's. In place."""
+    if world > 1:
+        for tensor in (*module.parameters(), *module.buffers()):
+            dist.broadcast(tensor.data, 0)

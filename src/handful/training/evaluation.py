@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,11 +31,16 @@ from .log import duration, read
 FEW = 5000                        # images below which KID is trusted rather than FID
 LEAST, MOST = 1000, 5000          # samples of an evaluation that nobody has given a number for
 RISES = 3                         # evaluations in a row that are worse than the best before a word is said
+COPIES = "copies"                 # the name in metrics.jsonl of how near samples lie to training images, for evaluate.stop
+COPIES_SEC = 1e-6                 # of looking for copies, per value of the training images, measured on one CPU core
+COPIES_ROW = 2                    # evaluations in a row whose samples look like copies: one does so by chance in a hundred (metrics/_copies.py)
 
 
 def planned(config: Config) -> tuple[list[str], str]:
     """(metrics to compute during the run, a line for the user or ""). Raises HandfulError where what was asked for can't be computed."""
-    asked = config.evaluate.metrics
+    asked, stops = config.evaluate.metrics, config.evaluate.stop == "auto"
+    if stops and asked == []:
+        raise HandfulError("evaluate.stop=auto (--stop auto) ends a run by its scores, and evaluate.metrics=[] leaves none; leave one of them out")
     names = ["kid" if config.data.count < FEW else "fid"] if asked is None else asked
     found = {name: resolve(name) for name in names}
     unseen = [name for name, m in found.items() if m.reals == "test"]
@@ -50,6 +55,8 @@ def planned(config: Config) -> tuple[list[str], str]:
     if not missing:
         return names, ""
     get = f"handful weights get {missing[0]}"
+    if stops:
+        raise HandfulError(f"evaluate.stop=auto (--stop auto) ends a run by its scores, and the network of {','.join(names)} isn't here; once: {get}")
     if asked is None:
         return [], f"no scores during the run: the network of {names[0]} isn't here; once: {get}"
     raise HandfulError(f"evaluate.metrics={','.join(names)}: the network '{missing[0]}' isn't here; {get}, or --set evaluate.metrics=[]")
@@ -84,6 +91,7 @@ class Evaluation:
         self._worse = 0
         self._stage, self._since = "", 0.0
         self._reals_sec, self._kept = 0.0, False                         # of the latest, on the reals; whether it found them in the cache
+        self._copies: bool | None = None                                 # whether copies are looked for; None: not decided yet
         if not self.names:
             self._give_up()
 
@@ -105,6 +113,7 @@ class Evaluation:
                 self.last = self._expected()
             except (Exception, Stopped):                  # whatever fails will fail in the evaluation, and is said there; the loop obeys a stop
                 pass
+            self.last += self._of_copies()
         budget = self.config.evaluate.budget
         if budget is None:
             return True
@@ -123,7 +132,8 @@ class Evaluation:
     def missing(self) -> bool:
         """Whether the run's last state was never scored, though there is something to score by: it was stopped, or killed, before it was."""
         images = self.trainer.images_seen
-        scored = self.trainer.rank or any(m.get("images") == images for m in read(self.folder / "metrics.jsonl"))
+        lines = [] if self.trainer.rank else read(self.folder / "metrics.jsonl")
+        scored = any(m.get("images") == images and m.get("metric") != COPIES for m in lines)
         return bool(self.names) and images > 0 and not distributed.from_first(scored, self.trainer.world)
 
     def score(self, model) -> bool:
@@ -133,6 +143,7 @@ class Evaluation:
         self._stage, self._reals_sec = "", 0.0
         asked = list(self.names)
         found = self._measured(model, images)
+        copied = self._look_for_copies(model, images) if found and self.config.evaluate.stop == "auto" else False
         took = time.perf_counter() - started
         trainer.scored_sec += took
         # The reals are looked at once; should that cost time again, they could not be kept. Without a metric it costs something else.
@@ -152,11 +163,72 @@ class Evaluation:
         # Within the standard error of the best it is as good, and the later one is taken.
         slack = found[self.chooser].get("stderr", 0.0)
         better = before is None or (value <= before + slack if lower else value >= before - slack)
+        better = better and not copied                    # copies score well
         self._worse = 0 if better else self._worse + 1
         if self._worse == RISES:
             self.log.say(f"{self.chooser} was worse than its best in {RISES} evaluations in a row: D may be overfitting; model.safetensors keeps the "
                          f"best. More images, adaptive augmentation (a new run with a stylegan2 recipe) or an earlier end help", images)
         return better
+
+    def measure(self, model: Model, samples: int, first: int) -> dict[str, Any]:
+        """The chooser's score of a model by other samples than those of the run's evaluations: seeds first ... first + samples - 1."""
+        return self._evaluated(model, [self.chooser], samples, first)[self.chooser]
+
+    def expected(self) -> float:
+        """Seconds that an evaluation takes: as the last one did, else as a few batches let expect."""
+        with World.here().together():
+            if not self.last and self.trainer.rank == 0:
+                self.last = self._expected() + self._of_copies()
+        return distributed.from_first(self.last, self.trainer.world)
+
+    def end(self) -> str:
+        """Why evaluate.stop ends the run at its present state, in words; "" where it doesn't. A function of metrics.jsonl and of
+        `trainer.stop_from`, so that it is the same after a resume."""
+        if self.config.evaluate.stop != "auto" or not self.names:
+            return ""
+        why = ""
+        if self.trainer.rank == 0:
+            why = stop_reason(history(read(self.folder / "metrics.jsonl"), self.chooser), self.metrics[self.chooser].better == "lower",
+                              self.config.evaluate.patience, self.trainer.stop_from)
+            why = why.format(metric=self.chooser)
+        return distributed.from_first(why, self.trainer.world)
+
+    def _look_for_copies(self, model: Model, images: int) -> bool:
+        """Whether samples look like copies of training images, by pixels; False where that isn't looked at. Goes to metrics.jsonl."""
+        from ..metrics._copies import verdict
+        from ..metrics.nearest import compare
+
+        trainer, found = self.trainer, ""
+        with World.here().together():                     # the others wait
+            if trainer.rank == 0 and self._looks_for_copies():
+                try:
+                    figures = compare(model, trainer.dataset, trainer.heldout, kinds=("pixel",),
+                                      progress=lambda stage, done, total: self._progress(stage, done, total, None)).figures
+                    found = verdict(figures["kinds"]["pixel"])
+                    self.log.score(images, COPIES, {"value": figures["kinds"]["pixel"]["closer"]["share"], "verdict": found, "better": "lower",
+                                                    "protocol": figures["sentence"]})
+                except Exception as error:                # never lose a run over it
+                    self._copies = False
+                    self.log.say(f"not looked for copies from {images} images on: {error}", images)
+        return distributed.from_first(found == "copies", trainer.world)
+
+    def _looks_for_copies(self) -> bool:
+        """For evaluate.stop, where it takes no longer than the scores themselves, or there is no limit. Decided once in a session."""
+        if self._copies is None:
+            expected = self._copies_sec()
+            self._copies = self.config.evaluate.budget is None or expected <= max(self.last, 1.0)
+            if not self._copies:
+                self.log.say(f"evaluate.stop goes by {self.chooser} alone: to look for copies of training images takes about {duration(expected)}, "
+                             f"longer than the scores", self.trainer.images_seen)
+        return self._copies
+
+    def _of_copies(self) -> float:
+        """Seconds that copies add to an evaluation."""
+        return self._copies_sec() if self.config.evaluate.stop == "auto" and self._looks_for_copies() else 0.0
+
+    def _copies_sec(self) -> float:
+        height, width = self.trainer.dataset.resolution
+        return len(self.trainer.dataset) * self.trainer.dataset.channels * height * width * COPIES_SEC
 
     def _measured(self, model: Model, images: int) -> dict[str, dict[str, Any]]:
         """All scores. A metric that fails costs no run and no other metric: it is left out from here on. In several processes it fails in all."""
@@ -174,15 +246,15 @@ class Evaluation:
                 self._leave_out(name, error, images)
         return found
 
-    def _evaluated(self, model: Model, names: list[str]) -> dict[str, dict[str, Any]]:
+    def _evaluated(self, model: Model, names: list[str], samples: int | None = None, first: int = 0) -> dict[str, dict[str, Any]]:
         found: dict[str, dict[str, Any]] = {}
         elsewhere = [name for name in names if self._by_others(name)]
         with World.here().together():                     # each process reads them for itself, and one may fail alone
             heldout, others = self._heldout(model), self._others(model) if elsewhere else None
         for some, reals in (([n for n in names if n not in elsewhere], self.trainer.dataset), (elsewhere, others)):
             if some:
-                found |= evaluate(model, reals, some, self.samples, heldout=heldout, device=self.trainer.device, progress=self._progress,
-                                  second_space=False)         # what chooses is one figure; the others are for `handful evaluate`
+                found |= evaluate(model, reals, some, samples or self.samples, heldout=heldout, device=self.trainer.device, progress=self._progress,
+                                  first=first, second_space=False)      # what chooses is one figure; the others are for `handful evaluate`
         return {name: found[name] for name in names}
 
     def _by_others(self, name: str) -> bool:
@@ -243,8 +315,7 @@ class Evaluation:
     def _best_so_far(self) -> float | None:
         """The best value of the chooser in this run's file of scores; where another metric chose so far, its value of that one's best."""
         marked, lower = checkpoint.index(self.folder), self.metrics[self.chooser].better == "lower"
-        values = {m.get("images"): m["value"] for m in read(self.folder / "metrics.jsonl")
-                  if m.get("metric") == self.chooser and isinstance(m.get("value"), int | float)}
+        values = {images: value for images, value, _, copied in history(read(self.folder / "metrics.jsonl"), self.chooser) if not copied}
         if marked["best"] and marked["metric"] != self.chooser:
             return values.get(int(Path(marked["best"]).stem))
         return (min if lower else max)(values.values(), default=None)
@@ -254,6 +325,39 @@ class Evaluation:
         if self.trainer.rank == 0 and checkpoint.index(self.folder)["best"] is not None:
             checkpoint.forget_best(self.folder)
             self.log.say("without scores model.safetensors follows the last checkpoint again", self.trainer.images_seen)
+
+
+def history(lines: Iterable[Mapping[str, Any]], metric: str) -> list[tuple[Any, float, float, bool]]:
+    """A metric's evaluations in metrics.jsonl, in order: (images, value, standard error, whether the samples looked like copies)."""
+    lines = list(lines)
+    copied = {m.get("images") for m in lines if m.get("metric") == COPIES and m.get("verdict") == "copies"}
+    error = lambda m: m["stderr"] if isinstance(m.get("stderr"), int | float) else 0.0
+    return [(m.get("images"), m["value"], error(m), m.get("images") in copied) for m in lines
+            if m.get("metric") == metric and isinstance(m.get("value"), int | float)]
+
+
+def stop_reason(found: Iterable[tuple[int, float, float, bool]], lower: bool, patience: int, after: int = 0) -> str:
+    """Why a run with this `history` should end, with {metric} for its name; "" where it should go on.
+
+    Better is what `Evaluation.score` calls better: within the standard error of the best so far, or beyond it, and not a copy. lower: whether low
+    values are good; after: evaluations of so many images or fewer give the best, but don't count among the `patience` in a row.
+    """
+    best: tuple[float, int] | None = None
+    worse = copies = 0
+    for images, value, error, copied in found:
+        value = value if lower else -value
+        better = not copied and (best is None or value <= best[0] + error)
+        if not copied and (best is None or value < best[0]):
+            best = value, images
+        counts = images > after
+        worse = 0 if better else worse + counts
+        copies = copies + counts if copied else 0
+    if copies >= COPIES_ROW:
+        return f"samples of the last {copies} evaluations look like copies of training images (the line 'copies' of metrics.jsonl)"
+    if worse >= patience:
+        said = f" (best {best[0] if lower else -best[0]:.4g} after {best[1]} images)" if best else ""
+        return f"{{metric}} has not improved in {worse} evaluations{said}"
+    return ""
 
 
 def _sec(run: Callable[[], object]) -> float:

@@ -1,4 +1,4 @@
-"""Around the step: log, previews, checkpoints, signals, and what happens when a run goes wrong."""
+"""Around the step: log, previews, checkpoints, signals, the end of a run, and what happens when a run goes wrong."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from pathlib import Path
 import torch
 
 from ..errors import HandfulError
+from ..files import in_shell
 from ..infer.grid import grid, save_image
 from ..infer.model import Model
-from . import checkpoint, distributed, ema
+from . import checkpoint, distributed, ema, ema_choice
 from . import threads as threads_module
 from .accuracy import Accuracy
 from .evaluation import Alarm, Evaluation, Stopped, test_images
@@ -27,6 +28,7 @@ EXPLODED = 1e6                       # a logit or loss beyond this is not coming
 ROLL_BACKS = 1                       # how often a session may go back
 STOP_EVERY = 10                      # iterations between two looks at the other processes' wish to stop: each costs a wait for the device
 MOST_COLUMNS = 16                    # of a preview
+NOT_STORED = "the averages of other lengths are not stored in ema/: they are too large for it, or have numbers beyond half precision"
 ECHO_SEC = 1.0                       # a second Ctrl-C within this is the first one, passed on
 
 
@@ -42,11 +44,11 @@ class Stop:
 
 
 def fit(trainer: Trainer, folder: Path, log: Log, *, sec_before: float = 0.0, owner: Owner | None = None,
-        changes: Mapping[int, int] | None = None) -> bool:
-    """Runs until `train.kimg`. Returns False where the user stopped it (everything is saved). Only rank 0 writes.
+        changes: Mapping[int, int] | None = None, go_on: bool = False) -> bool:
+    """Runs until `train.kimg`, or until `evaluate.stop` ends it. Returns False where the user stopped it (everything is saved). Only rank 0 writes.
 
     folder: the run's; sec_before: training time of earlier sessions, in seconds; owner: asked before each write; changes: of the number of threads,
-    by images seen, which the run made before it went back to where it is now.
+    by images seen, which the run made before it went back to where it is now; go_on: a run that evaluate.stop has ended goes on all the same.
     """
     config, first = trainer.config, trainer.rank == 0
     total = to_images(config.train.kimg)
@@ -59,15 +61,30 @@ def fit(trainer: Trainer, folder: Path, log: Log, *, sec_before: float = 0.0, ow
         pace = _Pace(trainer, folder, log, changes or {})
         judged = Accuracy(trainer, test_images(config), lambda line: log.say(line, trainer.images_seen)) if first else None
 
-        def save() -> None:
+        def save(snapshot: bool = False) -> None:
             if owner is not None:
                 owner.check()
-            _save(trainer, folder, sec_before + time.perf_counter() - started)
+            _save(trainer, folder, sec_before + time.perf_counter() - started, snapshot)
+
+        def score() -> bool:
+            """False where the user stopped it."""
+            try:
+                _score(trainer, folder, evaluation)
+            except Stopped:
+                return False
+            return True
 
         if first and trainer.images_seen == 0:
             _preview(trainer, folder)
             save()                                        # so that a roll-back always has where to go
-        while trainer.images_seen < total:
+        if _interrupted(trainer, evaluation) and evaluation.affordable(sec_before, False) and not score():
+            return False
+        ended = evaluation.end()
+        if ended and go_on:
+            trainer.stop_from, ended = trainer.images_seen, ""
+            if first:
+                save()                                    # so that a resume knows that the user went on
+        while trainer.images_seen < total and not ended:
             before, step_started = trainer.images_seen, time.perf_counter()
             trainer.step()
             now = trainer.images_seen
@@ -103,25 +120,36 @@ def fit(trainer: Trainer, folder: Path, log: Log, *, sec_before: float = 0.0, ow
             if saving and good == now and not halt:
                 pace.at_checkpoint()                      # before it is written: what follows is computed with the new number
             if first and (saving and good == now or halt):
-                save()
+                save(snapshot=good == now and _due(before, now, config.every.checkpoint_kimg))
             if scoring and good == now:
-                try:
-                    _score(trainer, folder, evaluation)
-                except Stopped:                           # everything is saved already; a last score is made up for on resume
+                if not score():                           # everything is saved already; a last score is made up for on resume
                     return False
-                if first and done:
+                ended = evaluation.end()
+                if first and (done or ended):
                     save()                                # with the time that the scores took
                 tick = time.perf_counter()
-            if halt:
-                return done
+            if halt and not done:
+                return False
         if first and trainer.images_seen == images_before and not checkpoint.all_of(folder):
             save()
-        if trainer.images_seen == images_before and evaluation.missing() and evaluation.affordable(sec_before, True):
-            try:                                          # it was stopped or killed before its last score
-                _score(trainer, folder, evaluation)
-            except Stopped:
-                return False
+        if trainer.images_seen == images_before and not ended and evaluation.missing() and evaluation.affordable(sec_before, True) and not score():
+            return False                                  # it was stopped or killed before its last score
+        if ended and trainer.images_seen < total:
+            log.say(f"ended after {trainer.images_seen} of {total} images: {ended}; to go on: handful train --resume {in_shell(folder)} "
+                    f"--kimg {config.train.kimg:g}", trainer.images_seen)
+        try:
+            ema_choice.choose(trainer, folder, log, evaluation, lambda: sampler(trainer), sec_before + time.perf_counter() - started,
+                              owner.check if owner is not None else lambda: None)
+        except Stopped:
+            return False
     return True
+
+
+def _interrupted(trainer: Trainer, evaluation: Evaluation) -> bool:
+    """Whether a run with evaluate.stop was stopped or killed between a checkpoint and the evaluation that belongs to it: the rule counts on it."""
+    now, config = trainer.images_seen, trainer.config
+    before = now - trainer.batch * config.train.d_steps
+    return config.evaluate.stop is not None and before >= 0 and _due(before, now, evaluation.every_kimg) and evaluation.missing()
 
 
 class _Pace:
@@ -198,6 +226,8 @@ def _roll_back(trainer: Trainer, folder: Path, log: Log, trouble: str, *, again:
     if trainer.threads is not None:
         torch.set_num_threads(trainer.threads)
     trainer.detours = detours                             # other latents and augmentations than those that led here
+    if trainer.averages is not None and trainer.rank == 0:
+        trainer.averages.after_load(folder, trainer.images_seen, lambda line: log.say(line, at))
     log.say(f"{trouble}: back to {path.name}, once; if it happens again the run stops", trainer.images_seen)
 
 
@@ -222,11 +252,20 @@ def sampler(trainer: Trainer) -> Model:
     return Model(trainer.nets.G_ema, trainer.config, trainer.images_seen)
 
 
-def _save(trainer: Trainer, folder: Path, sec: float) -> None:
-    model = sampler(trainer)
+def _save(trainer: Trainer, folder: Path, sec: float, snapshot: bool = False) -> None:
+    """A checkpoint, and the model where none is marked as the best. snapshot: first one of the averages of other lengths, which the checkpoint lists;
+    what is no longer in its list goes afterwards, so that a kill in between leaves nothing that the next resume doesn't put right."""
+    model, averages = sampler(trainer), trainer.averages
+    if snapshot and averages is not None:
+        if averages.write(folder, trainer.images_seen):
+            averages.note(trainer.images_seen)
+        elif trainer.images_seen == to_images(trainer.config.every.checkpoint_kimg):                     # once
+            trainer.notes.append(NOT_STORED)
     state = trainer.state_dict()
     state["progress"]["sec"] = sec
     checkpoint.save(folder, trainer.config, state, trainer.config.every.keep_checkpoints)
+    if averages is not None:
+        averages.tidy(folder)
     if checkpoint.index(folder)["best"] is None:          # else it is that of the best
         checkpoint.save_model(folder / "model.safetensors", trainer.config, model.generator, trainer.images_seen)
 

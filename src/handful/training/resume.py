@@ -25,8 +25,8 @@ from .session import Run, Say, Wish, load_data, owned, run, trainer_of
 from .trainer import Trainer
 
 MAY_CHANGE = ("train.kimg", "train.micro_batch", "train.precision", "train.compile", "train.threads", "train.threads_fixed", "train.guard_kimg",
-              "every.", "evaluate.", "optim_g.", "optim_d.", "data.path", "data.labels", "data.groups", "data.skip_bad", "notes", "handful",
-              "recipe")
+              "every.", "evaluate.", "ema.choose", "optim_g.", "optim_d.", "data.path", "data.labels", "data.groups", "data.skip_bad", "notes",
+              "handful", "recipe")
 FILLED_IN = ("data.count", "data.class_names", "data.fingerprint")
 
 
@@ -43,7 +43,10 @@ def resume(folder: Path, wish: Wish, check: Callable[[Config, Wish, Path], None]
 
 def _go_on(folder: Path, wish: Wish, check: Callable[[Config, Wish, Path], None] | None, owner: Owner | None) -> Run:
     say, rank, world = wish.say, wish.rank, wish.world
-    old = config_module.resolved(config_module.read(folder / "config.json", wish.trust, wish.given))      # later settings: at their defaults
+    tree = config_module.read_tree(folder / "config.json")
+    old = config_module.resolved(config_module.from_file(tree, str(folder / "config.json"), wish.trust, wish.given))      # with later settings
+    if "choose" not in (tree.get("ema") or {}):
+        say(f"{folder} is older than ema.choose: it keeps no averages of other lengths, and its model is made as before")
     if check is not None:
         check(old, wish, folder)
     config = config_module.resolved(config_module.parse(config_module.assign(config_module.to_tree(old), wish.lines)))
@@ -73,10 +76,14 @@ def _go_on(folder: Path, wish: Wish, check: Callable[[Config, Wish, Path], None]
     changes = distributed.from_first(log_module.changes_of_threads(folder, images), world)          # before the first process rewinds the log
     if rank == 0:
         log_module.rewind(folder, images)
+        if trainer.averages is not None:
+            trainer.averages.after_load(folder, images, say)
         write_text(folder / "config.json", config_module.dumps(config))
     if images >= to_images(config.train.kimg):
         say(f"{folder} is done: {images} of {config.train.kimg * 1000:.0f} images; lengthen it with --kimg")
-    return run(trainer, folder, sec, wish, owner, {} if asked else changes)
+    # Goes on where evaluate.stop had ended it. A cluster's line is the same at each start, so there the length must have changed.
+    longer = any(line.partition("=")[0] == "train.kimg" for line in wish.lines)
+    return run(trainer, folder, sec, wish, owner, {} if asked else changes, longer if check is None else "train.kimg" in changed)
 
 
 def _must_be_same(folder: Path, old: Config, config: Config) -> dict[str, tuple[Any, Any]]:

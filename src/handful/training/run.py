@@ -24,7 +24,7 @@ from .start import start
 def train(path: str | os.PathLike | None = None, recipe: str = "auto", out: str | os.PathLike | None = None, kimg: float | None = None, *,
           res: int | None = None, batch: int | None = None, seed: int | None = None, labels: str | None = None, device: str = "auto",
           precision: str | None = None, settings: Mapping[str, Any] | Iterable[str] = (), skip_bad: bool = False, dry_run: bool = False,
-          init_from: str | os.PathLike | None = None, resume: str | os.PathLike | None = None, threads: int | None = None,
+          init_from: str | os.PathLike | None = None, resume: str | os.PathLike | None = None, threads: int | None = None, stop: str | None = None,
           trust: Iterable[str] = (), report: bool = True, quiet: bool = False, say: Say | None = None,
           reading: Callable[[int, int], None] | None = None) -> Run:
     """Trains a generator on the images of a folder or zip; returns a handle on the run's folder.
@@ -32,15 +32,16 @@ def train(path: str | os.PathLike | None = None, recipe: str = "auto", out: str 
     recipe: a name of `handful list recipes`, the config.json of another run, or "auto": a good choice for data and machine. res in pixels;
     kimg: thousands of real images shown to D; settings: {"g.ngf": 32} or ["g.ngf=32"], over the recipe's; a class may stand for its name. resume: a
     run folder to go on with, bit for bit; `path` may then be left out, and `kimg` lengthens it; "auto": the run in `out` where it has begun, else a
-    new one. init_from: a MODEL whose weights to start from. threads: of the CPU (none: chosen by timing steps). trust: modules outside of the
-    package whose classes a file (config.json, a model, a checkpoint) may name. reading: called with (done, total) while images are read.
+    new one. init_from: a MODEL whose weights to start from. threads: of the CPU (none: chosen by timing steps). stop: "auto" ends the run when its
+    scores no longer improve or samples become copies. trust: modules outside of the package whose classes a file (config.json, a model, a
+    checkpoint) may name. reading: called with (done, total) while images are read.
     Errors: HandfulError, UsageError.
     """
     say = say or (lambda line: None if quiet else print(line))
     lines = [f"{k}={json.dumps(v, default=_name_of)}" for k, v in settings.items()] if isinstance(settings, Mapping) else list(settings)
     given = {"data.path": None if path is None else os.fspath(path), "train.kimg": kimg, "data.resolution": res, "train.batch": batch,
              "seed": seed, "data.labels": labels, "train.precision": precision, "data.skip_bad": skip_bad or None, "train.threads": threads,
-             "train.threads_fixed": None if threads is None else True}
+             "train.threads_fixed": None if threads is None else True, "evaluate.stop": stop}
     lines = [f"{k}={json.dumps(v)}" for k, v in given.items() if v is not None] + lines
     auto = resume is not None and os.fspath(resume) == "auto"
     if auto and out is None:

@@ -20,15 +20,16 @@ from ..errors import HandfulError
 from ..files import in_shell, parse_json, read_bounded
 from ..infer.model import Model, load
 from ..tensors import read_header
-from . import checkpoint, choose
+from . import checkpoint, choose, ema_choice
 from . import log as log_module
+from .evaluation import COPIES_SEC
 from .folder import Owner, own
 from .init_from import Start
 from .log import Log, duration
 from .loop import fit, to_images
 from .trainer import Trainer
 
-COPIES_SEC, COPIES_SHARE = 1e-6, 0.05         # per value of the training images, measured on one CPU core; at most this share of the run's time
+COPIES_SHARE = 0.05                           # of the run's time that looking for copies may take
 
 Say = Callable[[str], None]
 
@@ -110,20 +111,20 @@ def owned(folder: Path, wish: Wish) -> Iterator[Owner | None]:
         yield owner
 
 
-def run(trainer: Trainer, folder: Path, sec: float, wish: Wish, owner: Owner | None, changes: Mapping[int, int]) -> Run:
+def run(trainer: Trainer, folder: Path, sec: float, wish: Wish, owner: Owner | None, changes: Mapping[int, int], go_on: bool = False) -> Run:
     total, say, trust = to_images(trainer.config.train.kimg), wish.say, config_module.modules_of(trainer.config)
     log = Log(folder, total_images=total, start_images=trainer.images_seen, quiet=wish.quiet or trainer.rank > 0,
               tensorboard=trainer.config.every.tensorboard, machine=choose.machine(trainer.device)) if trainer.rank == 0 else _Silent()
     started = time.perf_counter()
     with log:
-        finished = fit(trainer, folder, log, sec_before=sec, owner=owner, changes=changes)
+        finished = fit(trainer, folder, log, sec_before=sec, owner=owner, changes=changes, go_on=go_on)
         if finished and trainer.rank == 0 and trainer.images_seen and not _looked_for_copies(folder):
             owner.check()
             _look_for_copies(trainer, folder, log, sec + time.perf_counter() - started, say)
     if trainer.rank:
         return Run(folder, finished, trust)
     found = checkpoint.index(folder)
-    if found.get("best") not in (None, found.get("last")):
+    if found.get("best") not in (None, found.get("last")) and not ema_choice.is_chosen(folder):
         say(f"model.safetensors is the best by {found['metric']} ({found['value']:.4g}), after {int(Path(found['best']).stem)} of "
             f"{trainer.images_seen} images")
     owner.check()

@@ -23,6 +23,7 @@ from .adversarial import ADVERSARIAL, Adversarial
 from .networks import LiveNets
 from .passes import MicroBatch, SharedPasses
 from .phases import Phase, phases_of, union
+from .power_ema import Averages
 
 # Keeps small fp16 gradients out of the subnormal range; undone before the guard. Not in steps that terms have of their own: second-order
 # gradients are large enough, and path length overflowed.
@@ -61,6 +62,7 @@ class Trainer:
         self.nets = self._networks(*bare, methods, precision, compile)
         if average is not None:
             self.nets.G_ema.load_state_dict(average)
+        self.averages = Averages(self.nets.G) if config.ema.choose else None
         self.terms = nn.ModuleDict(self._terms(methods))
         self.plan = phases_of(self.terms, config.train.order)
         self._check()
@@ -70,6 +72,7 @@ class Trainer:
         self.scale = FP16_LOSS_SCALE if precision == "fp16" else 1.0
         self.images_seen = self.iteration = 0
         self.scored_sec = 0.0                             # spent on scores, in all sessions
+        self.stop_from = 0                                # evaluations up to here don't count for evaluate.stop: the user went on after it
         self.detours = 0                                  # roll-backs so far: each goes on with other latents and augmentations
         self.settled_at: int | None = None                # the iteration whose average has been made ready to sample from (loop.sampler)
         self.threads: int | None = None                   # that it computes with on a CPU, where whoever runs the loop has set them
@@ -209,6 +212,8 @@ class Trainer:
         ema.update(self.nets.G_ema, self.nets.G, self.config.ema, self.batch * self.config.train.d_steps, self.images_seen)
         self.iteration += 1
         self.images_seen += self.batch * self.config.train.d_steps
+        if self.averages is not None:
+            self.averages.update(self.batch * self.config.train.d_steps, self.images_seen)
 
     def _run(self, phase: Phase, at: int, substep: int) -> None:
         """One optimiser step. at: images seen before it, the key of its reals and its randomness."""
@@ -402,11 +407,12 @@ class Trainer:
     def state_dict(self) -> dict[str, Any]:
         n = self.nets
         progress = {"images_seen": self.images_seen, "iteration": self.iteration, "detours": self.detours,
-                    "scored_sec": self.scored_sec, "world": self.world, "threads": self.threads}
+                    "scored_sec": self.scored_sec, "stop_from": self.stop_from, "world": self.world, "threads": self.threads}
         held = frozen.digests(G=n.G, D=n.D, terms=self.terms)
         return {"progress": progress, **({"frozen": held} if held else {}), "G": n.G.state_dict(), "D": n.D.state_dict(),
                 "G_ema": n.G_ema.state_dict(), "augment": n.augment.state_dict(), "terms": self.terms.state_dict(),
-                "optim_g": self.optim["g"].state_dict(), "optim_d": self.optim["d"].state_dict()}
+                "optim_g": self.optim["g"].state_dict(), "optim_d": self.optim["d"].state_dict(),
+                **({} if self.averages is None else {"power_ema": self.averages.state_dict()})}
 
     def load_state_dict(self, state: Mapping[str, Any], said: str = "the checkpoint") -> None:
         """What `state_dict` gave, or a checkpoint holds. said: the file that it is from. Raises HandfulError where the state isn't this run's."""
@@ -423,6 +429,12 @@ class Trainer:
         self.images_seen, self.iteration = progress["images_seen"], progress["iteration"]
         self.detours, self.scored_sec = progress.get("detours", 0), progress.get("scored_sec", 0.0)
         self.threads, self.settled_at = progress.get("threads"), None
+        self.stop_from = progress.get("stop_from") or 0
+        if self.averages is not None and "power_ema" in state:
+            self.averages.load_state_dict(state["power_ema"], self.images_seen, f"{said} (power_ema)")
+        elif self.averages is not None:
+            self.averages = None
+            self.notes.append(f"{said} holds no averages of other lengths, so none are kept from here on (ema.choose)")
 
     @contextmanager
     def preserved(self) -> Iterator[None]:
