@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from itertools import pairwise
@@ -17,8 +17,7 @@ from ..errors import UsageError
 from ..features.efficientnet import EfficientNet
 from ..features.extractor import Extractor
 from ..features.inception import Inception
-from ..features.lpips import LPIPS
-from ..features.vgg16 import VGG16
+from ..features.vgg16 import LPIPSVGG16
 from ..nn.conditional_norm import ConditionalBatchNorm2d
 from ..nn.conv import Conv2d, Embedding, Linear, UpConv2d, fan_in
 from ..nn.norm import BatchNorm2d
@@ -26,29 +25,8 @@ from ..nn.norm import BatchNorm2d
 CLASS_WIDTH, CLASS_MAPS = 128, 64        # of a class's learned vector, and of what is compared with it in a head
 
 
-class LPIPSConvolutions(Extractor):
-    """VGG16's convolutions as LPIPS has them: torchvision's, whose weights can be had without the classifier."""
-
-    name = "lpips"
-    stages = VGG16.stages
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = LPIPS()
-
-    @classmethod
-    def load(cls, device: torch.device | str | None = None) -> LPIPSConvolutions:
-        with torch.device("meta"):
-            made = cls()
-        made.net = LPIPS.load(device=device)
-        return made
-
-    def _stages(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
-        return zip(self.stages, self.net._features(x / 127.5 - 1))
-
-
 # Of each network its class, and stages of strides 4, 8, 16 and, but for VGG16, 32.
-NETWORKS: dict[str, type[Extractor]] = {"efficientnet": EfficientNet, "inception": Inception, "vgg16": LPIPSConvolutions}
+NETWORKS: dict[str, type[Extractor]] = {"efficientnet": EfficientNet, "inception": Inception, "vgg16": LPIPSVGG16}
 TAPS = {"efficientnet": ("stage2", "stage3", "stage5", "stage7"), "inception": ("stem1", "block3", "block8", "block11"),
         "vgg16": ("relu3_3", "relu4_3", "relu5_3")}
 

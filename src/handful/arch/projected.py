@@ -32,6 +32,7 @@ from handful.nn.labels import needed
 from .. import catalog, seam
 from ..catalog import Use
 from ..errors import UsageError, nearest
+from ..features import weights
 from ..nn.conditional_norm import ConditionalBatchNorm2d
 from ..nn.conv import Conv2d, Embedding, ToMap, fan_in
 from ..nn.excite import SkipExcite
@@ -153,7 +154,7 @@ class Discriminator(seam.Discriminator):
 
     @classmethod
     def needs_weights(cls, settings: Mapping[str, Any]) -> tuple[str, ...]:
-        own = () if settings.get("random") is not None else (NETWORKS[settings.get("network", "efficientnet")].name,)
+        own = () if settings.get("random") is not None else (weights.entry_of(NETWORKS[settings.get("network", "efficientnet")].name),)
         if settings.get("beside") is None:
             return own
         use = _beside(settings["beside"])

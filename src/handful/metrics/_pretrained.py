@@ -29,7 +29,7 @@ def pretrained_networks(config: Mapping[str, Any], trust: Iterable[str] | None =
     "terms.reconstruction"}. Empty where there are none.
 
     config: the plain tree of a configuration (`config.to_tree`). A term says so by its `pretrained`; an architecture (and a loss or an augmentation)
-    by a class method `pretrained_networks(settings)`, which gets all its settings, defaults included, and returns names. trust: modules outside of
+    by its class method `needs_weights(settings)`, which gets all its settings, defaults included, and returns names. trust: modules outside of
     the package that may be imported; None: all. Methods of other modules, and such as can't be built, are left out.
     """
     found: dict[str, list[str]] = {}
@@ -61,7 +61,7 @@ def _of_a_term(use: Use) -> Iterable[str]:
 
 
 def _of_a_class(cls: type, settings: Mapping[str, Any]) -> Iterable[str]:
-    asked = getattr(cls, "pretrained_networks", None)
+    asked = getattr(cls, "needs_weights", None)
     defaults = {name: p.default for name, p in catalog.keywords(cls).items() if p.default is not p.empty}
     return asked({**defaults, **settings}) if asked else ()
 

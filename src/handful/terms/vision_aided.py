@@ -49,8 +49,7 @@ from handful import catalog
 from handful.errors import UsageError, within
 from handful.features.efficientnet import EfficientNet
 from handful.features.extractor import Extractor
-from handful.features.lpips import LPIPS
-from handful.features.vgg16 import VGG16
+from handful.features.vgg16 import LPIPSVGG16
 from handful.nn.equalized import EqualConv2d, EqualLinear
 from handful.nn.frozen import Frozen
 from handful.ops.upfirdn import downsample2d
@@ -154,20 +153,17 @@ def _bce(logits: Tensor, target: float) -> Tensor:
 
 def _network(name: str, random: int | None) -> Extractor:
     """The pretrained network, or an untrained one of this seed."""
-    if random is not None:
-        torch.manual_seed(random)
-    if name == "efficientnet":
-        return EfficientNet.load() if random is None else EfficientNet()
-    with torch.device("meta"):                                # its fully connected layers, 100 million weights, are not needed
-        net = VGG16()
-    net.convs, net.fc = (LPIPS.load() if random is None else LPIPS()).convs, nn.ModuleList()
-    return net
+    cls = {"efficientnet": EfficientNet, "vgg16": LPIPSVGG16}[name]
+    if random is None:
+        return cls.load()
+    torch.manual_seed(random)
+    return cls()
 
 
 def _heads(network: str, size: int, h: int | None) -> nn.ModuleDict:
     """{name of a level: its head}."""
     if network == "vgg16":
-        channels, stride = VGG16.stages["relu5_3"]
+        channels, stride = LPIPSVGG16.stages["relu5_3"]
         return nn.ModuleDict({"relu5_3": _WholeMap(channels, h or 256, size // stride // 2)})
     (c3, s3), (c5, s5), (c7, _) = (EfficientNet.stages[level] for level in ("stage3", "stage5", "stage7"))
     h = h or 128
