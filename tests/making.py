@@ -24,7 +24,7 @@ NARROW = {"fastgan": {"g": {"ngf": 4, "z_dim": 16}, "d": {"ndf": 4}},       # ke
           "sngan": {"g": {"z_dim": 16, "width": 8}, "d": {"width": 8}},
           "dcgan": {"g": {"z_dim": 16, "width": 4}, "d": {"width": 4}},
           "r3gan": {"g": {"z_dim": 16, "width": 8}, "d": {"width": 8}},
-          "projected": {"g": {"z_dim": 16, "ngf": 4}, "d": {"cout": 8, "separable": True, "depth": "fit", "enlarge_to": 64, "random": 0}}}
+          "projected": {"g": {"z_dim": 16, "ngf": 4}, "d": {"cout": 8, "separable": True, "enlarge_to": 128, "random": 0}}}
 TERMS_NEED = {"ada_controller": ["augment=test_seam:Mirror"], "augself": ["augment=diffaug"], "bcr": ["terms.bcr.shift=0.125"],
               "contrad": ["augment=simclr"], "heldout_logits": ["data.holdout=0.2"]}      # settings that a term can't do without
 

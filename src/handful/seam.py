@@ -112,11 +112,12 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Base of discriminators. `feature_info` always has "pre_logits"; `stem` is the first layer, so that a wrapper can add to it."""
+    """Base of discriminators. `feature_info` always has "pre_logits"; `stem` is the first layer, so that a wrapper can add to it; where there are
+    several first layers, the names of the others end with "_stem". None: a wrapper that adds to the first layers is refused."""
 
     num_classes: int
     feature_info: Mapping[str, FeatureInfo]
-    stem: nn.Module
+    stem: nn.Module | None
     has_batch_stats: ClassVar[bool] = False
     draws: ClassVar[bool] = False            # True: forward takes `rng` too (a wrapper that drops out, or appends random bits)
     stops: ClassVar[bool] = False            # True: forward takes logits=False too, and then goes no further than the features wanted

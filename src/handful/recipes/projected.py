@@ -1,7 +1,7 @@
 """Projected GAN (Sauer et al., NeurIPS 2021): the released setting at three resolutions, and narrow forms for machines without a GPU.
 
-D looks at the maps of a pretrained ImageNet network (arch/projected.py), whose weights are fetched once: `handful weights get efficientnet`. Where the
-release and these recipes differ:
+D looks at the maps of a pretrained ImageNet network (arch/projected.py), whose weights are fetched once: `handful weights get efficientnet`.
+Where the release and these recipes differ:
 
     D's Adam                   learning rate and betas times 16/17, left over from     as set (6 % apart)
                                a loop with lazy regularisation (release)
@@ -89,7 +89,7 @@ def _projected(resolution: int, batch: int) -> dict[str, Any]:
 
 
 def _narrow(recipe: Any, resolution: int) -> dict[str, Any]:
-    """FastGAN's narrow recipe without its discriminator and the reconstruction of images from it: narrow separable heads, images as large as they are.
+    """FastGAN's narrow recipe without its discriminator and the term `reconstruction`: narrow separable heads, images as large as they are.
 
     Below 128 pixels the coarsest map of the feature network is smaller than a head's last convolution, and is left out.
     """
