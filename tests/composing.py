@@ -24,15 +24,15 @@ from handful.errors import HandfulError
 from handful.seam import CONTROLS_AUGMENT, CONTROLS_D, Nets, Wrapper
 from handful.training import choose
 from handful.training.trainer import Trainer
-from making import NARROW, TERMS_NEED, noise_set, run_steps, tiny_config, weights
+from making import TERMS_NEED, noise_set, pair, run_steps, tiny_config, weights
 
 STEPS, SIDE, IMAGES, BATCH, CLASSES = 2, 32, 24, 4, 3
 PAIRS_ON = ("stylegan2", "ada", False)                    # architecture, augmentation, labels
 
 # So that each does something at once; whatever has a strength p is given 0.5 as well.
 AT_ONCE: dict[str, dict[str, Any]] = {
-    "lecam": {"start": 0}, "ada_controller": {"start": None, "kimg": 0.008, "interval": 1},      # p goes to 0 or 1 at once
-    "reconstruction": {"loss": "pixel"}}                  # the weights of LPIPS may not be on this machine
+    "lecam": {"start": 0}, "chain": {"start": 0}, "ada_controller": {"start": None, "kimg": 0.008, "interval": 1},      # p goes to 0 or 1 at once
+    "reconstruction": {"loss": "pixel"}, "vision_aided": {"random": 1, "size": 32}}      # the pretrained weights may not be on this machine
 
 
 @dataclass(frozen=True)
@@ -90,10 +90,8 @@ def needed(terms: Iterable[str]) -> tuple[str, ...]:
 
 
 def configured(cell: Cell, more: tuple[str, ...] = ()) -> Config:
-    narrow = NARROW.get(cell.arch, {"g": {}, "d": {}})
     return tiny_config(f"data.resolution={SIDE}", f"train.batch={BATCH}", "data.path=photos", *more,
-                       g={"use": cell.arch, **narrow["g"]}, d={"use": cell.arch, **narrow["d"]}, augment=settings("augment", cell.augment),
-                       terms={t: settings("terms", t) for t in cell.terms})
+                       **pair(cell.arch), augment=settings("augment", cell.augment), terms={t: settings("terms", t) for t in cell.terms})
 
 
 def built(cell: Cell, more: tuple[str, ...] = ()) -> Trainer:

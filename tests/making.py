@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from handful import config
+from handful import catalog, config
 from handful.data import Dataset
 from handful.training.trainer import Trainer
 
@@ -23,9 +23,19 @@ NARROW = {"fastgan": {"g": {"ngf": 4, "z_dim": 16}, "d": {"ndf": 4}},       # ke
           "biggan": {"g": {"z_dim": 16, "width": 4}, "d": {"width": 4}},
           "sngan": {"g": {"z_dim": 16, "width": 8}, "d": {"width": 8}},
           "dcgan": {"g": {"z_dim": 16, "width": 4}, "d": {"width": 4}},
-          "r3gan": {"g": {"z_dim": 16, "width": 8}, "d": {"width": 8}}}
+          "r3gan": {"g": {"z_dim": 16, "width": 8}, "d": {"width": 8}},
+          "chain": {"d": {"width": 1, "p": 0.5}},
+          "projected": {"g": {"z_dim": 16, "ngf": 4}, "d": {"cout": 8, "separable": True, "enlarge_to": 128, "random": 0}}}
+# Settings that a term can't do without.
 TERMS_NEED = {"ada_controller": ["augment=test_seam:Mirror"], "augself": ["augment=diffaug"], "bcr": ["terms.bcr.shift=0.125"],
-              "contrad": ["augment=simclr"], "heldout_logits": ["data.holdout=0.2"]}      # settings that a term can't do without
+              "chain": ['d={"use": "chain", "width": 1, "p": 0.5}'], "contrad": ["augment=simclr"], "heldout_logits": ["data.holdout=0.2"],
+              "vision_aided": ["terms.vision_aided.random=1", "terms.vision_aided.size=32"]}                   # and without pretrained weights
+
+
+def pair(arch: str) -> dict[str, dict[str, Any]]:
+    """The settings g and d of a narrow pair of networks: an architecture's own, and dcgan's where it has one alone."""
+    use = {side: arch if which in catalog.networks(arch) else "dcgan" for side, which in (("g", "Generator"), ("d", "Discriminator"))}
+    return {side: {"use": name, **NARROW.get(name, {}).get(side, {})} for side, name in use.items()}
 
 
 def tiny_config(*settings: str, **over: Any) -> config.Config:

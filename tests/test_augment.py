@@ -200,7 +200,24 @@ def test_draws_follow_the_documented_order():
     assert torch.equal(params["translation"], torch.stack([rng.randint(3, 5) - 1, rng.randint(3, 5) - 1], 1))
 
 
-@pytest.mark.parametrize("T", [DiffAugment(), Flip()])
+def test_a_random_order_is_drawn_for_each_call_and_is_that_of_its_operators():
+    x, T, seen = images(4), DiffAugment("color,translation", order="random"), {}
+    for seed in range(200):
+        out, order = T.draw(x, Rng(seed), {"small": x}), T.draw_order(Rng(seed))
+        by_hand = x.clone()
+        for name in order:
+            params = {"brightness": torch.zeros(4), "saturation": torch.ones(4), "contrast": torch.ones(4)} | {name: out.params[name]}
+            by_hand = by_definition(by_hand, params, "translation" if name == "translation" else "color")
+        torch.testing.assert_close(out.image, by_hand, rtol=0, atol=1e-12)
+        seen[order] = seen.get(order, 0) + 1
+        assert all(torch.equal(v, out.params[k]) for k, v in DiffAugment("color,translation").draw(x, Rng(seed)).params.items())
+    assert len(seen) == 24 and max(seen.values()) < 25, seen                 # 200 / 24 = 8 each
+    assert DiffAugment().draw_order(Rng(1)) == ("color", "translation", "cutout")
+    half = T.draw(x.bfloat16(), Rng(1)).image
+    assert half.dtype == torch.bfloat16 and (half.double() - T.draw(x, Rng(1)).image).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("T", [DiffAugment(), DiffAugment(order="random"), Flip()])
 def test_micro_batches_see_their_rows_of_the_whole_batch(T):
     x, small = images(8), images(8, height=4, width=4)
     whole = T.draw(x, Rng(5, batch=8, slots=range(0, 8)), {"small": small})

@@ -183,7 +183,9 @@ def test_list_names_the_feature_networks(capsys):
     from handful.features import weights
 
     assert run(group, ["list", "features", "--json"]) == 0
-    assert json.loads(shown(capsys)[0]) == {name: weights.ENTRIES[name].said for name in weights.names()}
+    found = json.loads(shown(capsys)[0])
+    assert found.pop("lpips_vgg16").startswith("the VGG16 of LPIPS")
+    assert found == {name: weights.ENTRIES[name].said for name in weights.names()}
     assert run(group, ["list", "features", "lpips"]) == 2
     assert "handful weights list shows the origin" in shown(capsys)[1][0]
 

@@ -16,16 +16,9 @@ from handful.reproduce import published
 from handful.rng import Rng
 from handful.seam import LossContext
 from handful.training.trainer import Trainer
-from making import NARROW, TERMS_NEED, noise_set, run_steps, tiny_config, tiny_trainer, weights
+from making import NARROW, TERMS_NEED, noise_set, pair, run_steps, tiny_config, tiny_trainer, weights
 
 GOLDEN = Path(__file__).parent / "golden"
-
-
-def pair(name: str) -> dict[str, dict]:
-    """The settings g and d of a narrow pair of networks: an architecture's own, and dcgan's where it has one alone."""
-    own = {"g": "Generator", "d": "Discriminator"}
-    use = {side: name if which in catalog.networks(name) else "dcgan" for side, which in own.items()}
-    return {side: {"use": arch, **NARROW.get(arch, {"g": {}, "d": {}})[side]} for side, arch in use.items()}
 
 
 def networks(name: str, **known):
@@ -178,9 +171,10 @@ def test_loss_is_finite_and_moves_logits_apart(name, shape):
 def test_every_loss_trains_every_arch(name, arch):
     trainer = tiny_trainer(f"loss={name}", "data.resolution=64", "train.batch=4", dataset=noise_set(8, resolution=64), augment={"use": "diffaug"},
                            **pair(arch))
-    before = [n.state_dict()[k].clone() for n in (trainer.nets.G, trainer.nets.D) for k in list(n.state_dict())[:1]]
+    first = [next(n.parameters()) for n in (trainer.nets.G, trainer.nets.D)]
+    before = [p.detach().clone() for p in first]
     run_steps(trainer, 2)
-    after = [n.state_dict()[k] for n in (trainer.nets.G, trainer.nets.D) for k in list(n.state_dict())[:1]]
+    after = [p.detach() for p in first]
     assert torch.isfinite(weights(trainer)).all() and not any(torch.equal(a, b) for a, b in zip(before, after))
     assert trainer.take_log()["d/bad_grads"] == 0
 

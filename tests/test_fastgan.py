@@ -184,6 +184,17 @@ def test_output_activation():
     assert torch.allclose(a.image, b.image.tanh(), atol=1e-6) and torch.allclose(a.extra["small"], b.extra["small"].tanh(), atol=1e-6)
 
 
+@pytest.mark.parametrize("activation", ["tanh", "none"])
+def test_without_the_side_image_the_image_is_the_same(activation):
+    torch.manual_seed(0)
+    G = Generator(64, ngf=4, z_dim=16, output_activation=activation)
+    alone = Generator(64, ngf=4, z_dim=16, output_activation=activation, side_image=False)
+    missing, unexpected = alone.load_state_dict(G.state_dict(), strict=False)
+    assert not missing and unexpected and all(k.startswith("to_small.") for k in unexpected)
+    a, b = G(latents(), rng=Rng(1)), alone(latents(), rng=Rng(1))
+    assert torch.equal(a.image, b.image) and set(a.extra) == {"small"} and not b.extra
+
+
 def test_channels_and_catalogue():
     G = catalog.build("arch", Use("fastgan", ngf=4, z_dim=8, excitation=[[4, 32]]), "Generator", resolution=32, channels=1, num_classes=0)
     D = catalog.build("arch", Use("fastgan", ndf=4), "Discriminator", resolution=32, channels=1, num_classes=0)

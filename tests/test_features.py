@@ -27,11 +27,12 @@ from handful.features._table import Entry, File, Origin
 from handful.features.dinov2 import DINOv2
 from handful.features.efficientnet import EfficientNet, _same
 from handful.features.extractor import Extractor, extractor, names
+from handful.features.lpips import LPIPS
 from handful.features.resize import pillow_bicubic
-from handful.features.vgg16 import VGG16
+from handful.features.vgg16 import LPIPSVGG16, VGG16
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
-CLASSES = {"inception": Inception, "vgg16": VGG16, "dinov2": DINOv2, "efficientnet": EfficientNet}
+CLASSES = {"inception": Inception, "vgg16": VGG16, "dinov2": DINOv2, "efficientnet": EfficientNet, "lpips_vgg16": LPIPSVGG16}
 cached = pytest.mark.skipif(not available("efficientnet"), reason="the pretrained weights are absent: handful weights get efficientnet")
 
 
@@ -46,7 +47,7 @@ def pictures(n: int, size: int = 40) -> torch.Tensor:
 
 
 def test_every_network_is_listed():
-    assert set(names()) == set(CLASSES) <= set(weights.names())
+    assert set(names()) == set(CLASSES) and {weights.entry_of(name) for name in names()} <= set(weights.names())
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -102,6 +103,21 @@ def test_the_vector_is_made_of_the_last_map(made_up):
     torch.testing.assert_close(net.maps(x, ["block11"])["block11"].mean((2, 3)), net((x + 1) * 127.5), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.skipif(not available("lpips"), reason="the pretrained weights are absent: handful weights get lpips")
+def test_lpips_s_vgg16_has_the_layers_of_lpips():
+    """The same convolutions and the same scaling of the input as in the distance itself, each layer averaged over space."""
+    images = pictures(2, 64)
+    net, lpips = extractor("lpips_vgg16"), LPIPS.load()
+    layers = lpips._features(images.float() / 127.5 - 1)
+    torch.testing.assert_close(net(images), torch.cat([x.mean((2, 3)) for x in layers[2:]], 1), rtol=1e-3, atol=1e-4)
+    assert net.dim == 1280 and net.digest != weights.ENTRIES["lpips"].digest[:16] and not any("heads" in name for name in net.state_dict())
+    for size, seen in ((20, 32), (300, 224)):
+        images = pictures(2, size)
+        torch.testing.assert_close(net(images), net(pillow_bicubic(images.float(), seen)))
+    wide = pictures(2, 80)[:, :, :48]
+    torch.testing.assert_close(net(wide), net(pillow_bicubic(wide.float(), 80)))
+
+
 def test_the_digest_stands_for_the_weights(made_up):
     net = DINOv2()
     assert len(net.digest) == 16 and net.digest != made_up["dinov2"].digest
@@ -125,7 +141,7 @@ def test_names_and_absent_weights(monkeypatch, tmp_path):
     monkeypatch.setenv("HANDFUL_CACHE", str(tmp_path))
     monkeypatch.delenv("HANDFUL_WEIGHTS", raising=False)
     for name in names():
-        with pytest.raises(HandfulError, match=f"handful weights get {name}$") as caught:
+        with pytest.raises(HandfulError, match=f"handful weights get {weights.entry_of(name)}$") as caught:
             extractor(name)
         assert "\n" not in str(caught.value)
 

@@ -118,7 +118,8 @@ def test_the_best_of_seeds_counts_where_the_paper_says_so():
 def test_a_dry_run_says_the_rule_and_what_scoring_costs(capsys, monkeypatch):
     from handful.cli import group, run
 
-    monkeypatch.setattr(_run.choose, "estimate", lambda *_: type("E", (), {"line": "an hour"}))
+    monkeypatch.setattr(_run, "of_noise", lambda *_: None)
+    monkeypatch.setattr(_run, "estimate", lambda *_: type("E", (), {"line": "an hour"}))
     assert run(group, ["reproduce", "fastgan/2", "--row", "Ours", "--data-set", "100-shot-panda", "--dry-run", "--device", "cpu", "--scale",
                        "0.001"]) == 0
     said = capsys.readouterr().out

@@ -369,7 +369,7 @@ def test_a_run_that_breaks_goes_back_once_and_then_stops(photos, monkeypatch, ca
 
     with monkeypatch.context() as m:
         m.setattr(Trainer, "step", breaking)
-        m.setattr("handful.training.run.fit", fit)
+        m.setattr("handful.training.session.fit", fit)
         assert command("train", photos, "--out", "run", "--kimg", "0.2", *TINY) == 1
     out, err = capsys.readouterr()
     notes = [json.loads(line).get("note", "") for line in Path("run/log.jsonl").read_text().splitlines()]

@@ -12,6 +12,7 @@ import importlib
 import inspect
 import math
 import typing
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,16 @@ class Use:
 
     def but(self, **kwargs: Any) -> Use:
         return Use(self.name, **{**self.kwargs, **kwargs})
+
+
+def named_in(value: Any, where: str) -> Use | None:
+    """The method that a setting's value names, {"use": NAME, keyword: value, ...}: of the kind of the method whose setting it is. None where it names
+    none. Raises UsageError for a class outside of the package: files name those in the places that `config.outside` knows, and nowhere else."""
+    if not isinstance(value, Mapping) or not isinstance(value.get("use"), str):
+        return None
+    if is_outside(value["use"]):
+        raise UsageError(f"{where}: '{value['use']}' is a class outside of the package, which can't be named there; name one of handful list")
+    return Use(value["use"], **{k: v for k, v in value.items() if k != "use"})
 
 
 def is_outside(name: str) -> bool:
@@ -137,6 +148,8 @@ def check(kind: str, use: Use, where: str, which: str = "") -> None:
         if key not in known:
             raise UsageError(f"{where}: '{use.name}' has no setting '{key}'{nearest(key, set(known) - set(_FILLED_IN))}")
         _typed(known[key], value, f"{where}.{key}")
+        if inner := named_in(value, f"{where}.{key}"):
+            check(kind, inner, f"{where}.{key}", which)
         if key.rpartition("_")[2] in _COUNTS and isinstance(value, int | float) and value > MOST_LAYERS:
             raise UsageError(f"{where}.{key}={value}: at most {MOST_LAYERS}")
     for key, parameter in known.items():

@@ -338,7 +338,8 @@ def _named(key: str, value: Any) -> Any:
 def _filled(kind: str, use: Use, which: str = "") -> Use:
     known = catalog.keywords(catalog.part(kind, use.name, which))
     defaults = {k: p.default for k, p in known.items() if p.default is not p.empty and k not in ("resolution", "channels", "num_classes")}
-    return Use(use.name, **(defaults | use.kwargs))
+    inner = {k: _filled(kind, named, which) for k, v in use.kwargs.items() if (named := catalog.named_in(v, k))}
+    return Use(use.name, **(defaults | use.kwargs | {k: {"use": v.name, **v.kwargs} for k, v in inner.items()}))
 
 
 def _flat(tree: Any, path: str = "") -> dict[str, Any]:

@@ -19,6 +19,7 @@ from .rng import Rng, ambient
 
 Side = Literal["d", "g"]
 At = Literal["x", "x_in"]
+PassOf = Literal["d:real", "d:fake", "g:real", "g:fake", "other"]        # in whose step a pass through D is, and of which images
 
 # Roles (`Term.roles`) that more than one room knows.
 CONTROLS_AUGMENT = "controller of the augmentation's strength"
@@ -51,18 +52,26 @@ class Judged:
     """What a discriminator returns: logits [B] or [B,*] (patches, several heads), and features by name.
 
     heads: how many logits each of several heads has, where it wants them told apart: logits are [B,sum(heads)] then.
+    parts: where the heads are those of several discriminators: of each (how many of the heads are its own, its weight). The weights sum to 1; the
+    adversarial loss is the weighted sum of the losses of the parts.
     """
 
     logits: Tensor
     features: Mapping[str, Tensor] = field(default_factory=dict)
     heads: tuple[int, ...] = ()
+    parts: tuple[tuple[int, float], ...] = ()
 
     @property
     def score(self) -> Tensor:
-        """D(x) of each image, [B]: the mean of its logits; of several heads the mean of their means."""
+        """D(x) of each image, [B]: the mean of its logits; of several heads the mean of their means; of several parts the weighted sum of theirs."""
         if self.heads:
-            return torch.stack([part.mean(1) for part in self.logits.split(self.heads, 1)]).mean(0)
+            return sum(weight * torch.stack([head.mean(1) for head in heads]).mean(0) for weight, heads in self.by_part())
         return self.logits.flatten(1).mean(1) if self.logits.ndim > 1 else self.logits
+
+    def by_part(self) -> list[tuple[float, list[Tensor]]]:
+        """(weight, the logits [B,n] of each head) of every part; one part of weight 1 where there are no others."""
+        heads = iter(self.logits.split(self.heads, 1))
+        return [(weight, [next(heads) for _ in range(count)]) for count, weight in self.parts or ((len(self.heads), 1.0),)]
 
 
 @dataclass(frozen=True)
@@ -90,6 +99,11 @@ class Generator(nn.Module):
         """z [B,z_dim], c int64 [B] or None; rng feeds noise and style mixing."""
         raise NotImplementedError
 
+    @classmethod
+    def needs_weights(cls, settings: Mapping[str, Any]) -> tuple[str, ...]:
+        """The pretrained weights (names of `handful weights list`) without which a network of these settings can't compute."""
+        return ()
+
     def commit(self, means: Mapping[str, Tensor]) -> None:
         """Once per optimiser step of G with the batch means of `Generated.stats` (w_avg and the like)."""
 
@@ -99,19 +113,31 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Base of discriminators. `feature_info` always has "pre_logits"; `stem` is the first layer, so that a wrapper can add to it."""
+    """Base of discriminators. `feature_info` always has "pre_logits"; `stem` is the first layer, so that a wrapper can add to it; where there are
+    several first layers, the names of the others end with "_stem". None: a wrapper that adds to the first layers is refused."""
 
     num_classes: int
     feature_info: Mapping[str, FeatureInfo]
-    stem: nn.Module
+    stem: nn.Module | None
     has_batch_stats: ClassVar[bool] = False
     draws: ClassVar[bool] = False            # True: forward takes `rng` too (a wrapper that drops out, or appends random bits)
     stops: ClassVar[bool] = False            # True: forward takes logits=False too, and then goes no further than the features wanted
+    knows_pass: ClassVar[bool] = False       # True: forward takes `of` too, a PassOf: of a shared pass which it is, of every other one "other"
+    second_order: ClassVar[bool] = True      # False: its backward pass is hand-written: not differentiable by itself, and may move buffers
 
     def forward(self, image: Tensor, c: Tensor | None = None, extra: Mapping[str, Tensor] | None = None,
                 want: frozenset[str] = frozenset()) -> Judged:
         """image [B,C,H,W] in [-1,1] after augmentation; extra: further scales; want: names of the features to return."""
         raise NotImplementedError
+
+    @classmethod
+    def needs_weights(cls, settings: Mapping[str, Any]) -> tuple[str, ...]:
+        """The pretrained weights (names of `handful weights list`) without which a network of these settings can't compute."""
+        return ()
+
+    def check(self, facts: Facts) -> tuple[str, ...]:
+        """Once, before training: what the user should know of a run with these facts. Raises HandfulError where it can't be trained like that."""
+        return ()
 
     def extra_of(self, image: Tensor) -> Mapping[str, Tensor]:
         """The further scales of a *real* image, as the generator would give them for a fake. Default: none."""

@@ -45,6 +45,7 @@ _LINKS = {"released": ((4, 64), (8, 128), (16, 256), (32, 512)), "paper": ((8, 1
 
 class Generator(seam.Generator):
     """z [B,z_dim] ~ N(0, 1) -> image [B,channels,S,S] and extra["small"] [B,channels,s,s], s = min(128, S/2); in [-1,1] with tanh.
+    side_image=False: no small image (CHAIN's form, for a discriminator that looks at one scale).
 
     resolution: S, a power of two from 32 to 1024. ngf: base width. num_classes > 0: a learned vector per class is added to z.
     excitation: pairs (low, high) of resolutions, or those of the release or the paper; pairs beyond S are left out. sle=False: none of them.
@@ -56,7 +57,8 @@ class Generator(seam.Generator):
 
     def __init__(self, resolution: int = 256, channels: int = 3, num_classes: int = 0, z_dim: int = 256, ngf: float = 64, sle: bool = True,
                  excitation: Links = "released", sle_activation: Activation = "swish", output_activation: Literal["tanh", "none"] = "tanh",
-                 channel_table: Table = "released", norm: Norm = "spectral", sync_batch_norm: bool = False) -> None:
+                 channel_table: Table = "released", norm: Norm = "spectral", sync_batch_norm: bool = False,
+                 side_image: bool = True) -> None:
         super().__init__()
         _check_size(resolution)
         self.resolution, self.channels, self.num_classes, self.z_dim = resolution, channels, num_classes, z_dim
@@ -78,7 +80,7 @@ class Generator(seam.Generator):
             r *= 2
         self.excite = nn.ModuleDict({str(high): SkipExcite(width[low], width[high], activation=sle_activation, norm=norm)
                                      for high, low in self.links.items()})
-        self.to_small = Conv2d(width[self.small], channels, 1, norm=norm)
+        self.to_small = Conv2d(width[self.small], channels, 1, norm=norm) if side_image else None
         self.to_image = Conv2d(width[resolution], channels, 3, padding=1, norm=norm)
 
     def forward(self, z: Tensor, c: Tensor | None = None, *, rng: Rng) -> seam.Generated:
@@ -86,10 +88,10 @@ class Generator(seam.Generator):
         noise = {r: [rng.randn(z.shape[0], 1, int(r), int(r)) for _ in range(2)] for r, b in self.up.items() if isinstance(b, _UpBlockComp)}
         latent = z if self.embed is None else z + self.embed(needed(c, self.num_classes))
         image, small = self.synthesise(latent, noise)
-        return seam.Generated(image, latent, z, c, {"small": small})
+        return seam.Generated(image, latent, z, c, {} if small is None else {"small": small})
 
-    def synthesise(self, latent: Tensor, noise: Mapping[str, list[Tensor]]) -> tuple[Tensor, Tensor]:
-        """latent [B,z_dim], noise two maps [B,1,r,r] for each stage r that takes some -> the image and the small image."""
+    def synthesise(self, latent: Tensor, noise: Mapping[str, list[Tensor]]) -> tuple[Tensor, Tensor | None]:
+        """latent [B,z_dim], noise two maps [B,1,r,r] for each stage r that takes some -> the image and the small image, where there is one."""
         x = F.glu(self.first_bn(self.first(latent)), 1)
         features = {4: x}
         for name, block in self.up.items():
@@ -98,8 +100,10 @@ class Generator(seam.Generator):
             if r in self.links:
                 x = self.excite[name](features[self.links[r]], x)
             features[r] = x
-        image, small = self.to_image(x), self.to_small(features[self.small])
-        return (image.tanh(), small.tanh()) if self.output_activation == "tanh" else (image, small)
+        image, small = self.to_image(x), None if self.to_small is None else self.to_small(features[self.small])
+        if self.output_activation == "tanh":
+            return image.tanh(), None if small is None else small.tanh()
+        return image, small
 
 
 class Discriminator(seam.Discriminator):

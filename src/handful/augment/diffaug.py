@@ -12,12 +12,15 @@ Operators, constants and their order are the released code's; images are in [-1,
 * cutout: a rectangle of q = floor(size * cutout_ratio + 0.5) pixels a side becomes 0; its rows are u - q//2 .. u - q//2 + q - 1 as far as they lie
   in the image, u uniform in 0 .. size - (q mod 2); columns likewise. So about 0.19 of the image is cut, not a quarter.
 
+order="random" is the form of CHAIN's release (Ni, Koniusz 2024): brightness, saturation, contrast, translation and cutout, as far as the policy has
+them, follow each other in an order drawn for each call, the same for its whole batch.
+
 Deviation: heights and widths may differ, each with its own k and q (the release knows square images).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -36,11 +39,13 @@ class DiffAugment(Augment):
 
     policy: groups out of color, translation, cutout, run in the order written, each at most once; "" is the identity. translation_ratio,
     cutout_ratio: parts of the side, 0 to 1. impl: "fast", or "ref" for the operators one after the other as the paper has them.
-    translation_fill: the pixels that a shift leaves empty, -1 black to 1 white. Raises UsageError for an unknown group or a number out of range.
+    translation_fill: the pixels that a shift leaves empty, -1 black to 1 white. order: "written", that of the policy, or "random" (above).
+    Raises UsageError for an unknown group or a number out of range.
     """
 
     def __init__(self, policy: str = "color,translation,cutout", translation_ratio: float = 0.125, cutout_ratio: float = 0.5,
-                 impl: Literal["fast", "ref"] = "fast", translation_fill: float = 0.0) -> None:
+                 impl: Literal["fast", "ref"] = "fast", translation_fill: float = 0.0,
+                 order: Literal["written", "random"] = "written") -> None:
         super().__init__()
         self.policy = tuple(word.strip() for word in policy.split(",") if word.strip())
         for i, word in enumerate(self.policy):
@@ -54,12 +59,12 @@ class DiffAugment(Augment):
         if not -1 <= translation_fill <= 1:
             raise UsageError(f"diffaug translation_fill={translation_fill}: give a grey level, -1 (black) to 1 (white)")
         self.translation_ratio, self.cutout_ratio, self.impl = translation_ratio, cutout_ratio, impl
-        self.translation_fill = translation_fill
+        self.translation_fill, self.order = translation_fill, order
         self.identity = not self.policy
 
     def extra_repr(self) -> str:
         return (f"{','.join(self.policy)!r}, translation_ratio={self.translation_ratio}, cutout_ratio={self.cutout_ratio}, "
-                f"impl={self.impl!r}, translation_fill={self.translation_fill}")
+                f"impl={self.impl!r}, translation_fill={self.translation_fill}, order={self.order!r}")
 
     def draw(self, x: Tensor, rng: Rng, extra: Mapping[str, Tensor] | None = None) -> Augmented:
         """Augment x, and each further scale with parameters of its own (from rng.fork(its name)), as FastGAN's release does.
@@ -68,11 +73,13 @@ class DiffAugment(Augment):
         """
         if x.ndim != 4 or not x.is_floating_point():
             raise UsageError(f"DiffAugment takes images [B,C,H,W] in -1..1 as floating-point numbers, not {x.dtype} {list(x.shape)}")
+        rngs = {name: rng.fork(name) for name in extra or {}}
         params = self.draw_params(x, rng)
-        scales = {name: (image, self.draw_params(image, rng.fork(name))) for name, image in (extra or {}).items()}
+        scales = {name: (extra[name], self.draw_params(extra[name], rngs[name])) for name in rngs}
         for name, (_, drawn) in scales.items():
             params |= {f"{name}.{key}": value for key, value in drawn.items()}
-        return Augmented(self.transform(x, params), {name: self.transform(*scale) for name, scale in scales.items()}, params)
+        image = self.transform(x, params, self.draw_order(rng))
+        return Augmented(image, {name: self.transform(*scale, self.draw_order(rngs[name])) for name, scale in scales.items()}, params)
 
     def draw_params(self, x: Tensor, rng: Rng) -> dict[str, Tensor]:
         """The parameters of every image, in the order of the policy and of this list.
@@ -93,15 +100,25 @@ class DiffAugment(Augment):
                 params[group] = torch.stack([rng.randint(s + 1 - q % 2, n) for s, q in zip((height, width), sizes)], 1)
         return params
 
-    def transform(self, x: Tensor, params: Mapping[str, Tensor]) -> Tensor:
-        """T(x) for given parameters: pure, affine in x, each image by itself."""
+    def draw_order(self, rng: Rng) -> tuple[str, ...]:
+        """The operators in the order in which they follow each other: the policy, or with order="random" its parts, shuffled for the whole batch."""
+        if self.order == "written":
+            return self.policy
+        left = [part for group in self.policy for part in (_COLOR if group == "color" else (group,))]
+        return tuple(left.pop(rng.integer(len(left))) for _ in range(len(left)))
+
+    def transform(self, x: Tensor, params: Mapping[str, Tensor], order: Sequence[str] | None = None) -> Tensor:
+        """T(x) for given parameters: pure, affine in x, each image by itself. order: of `draw_order`; None: the policy as it is written."""
         fast = self.impl == "fast"
         height, width = x.shape[-2:]
-        for group in self.policy:
+        for group in self.policy if order is None else order:
             if group == "color":
                 work = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
                 b, s, c = (params[k].to(work.dtype)[:, None, None, None] for k in ("brightness", "saturation", "contrast"))    # [B,1,1,1]
                 x = (_color if fast else _color_ref)(work, b, s, c).to(x.dtype)
+            elif group in _COLOR:
+                work = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+                x = _COLOR[group](work, params[group].to(work.dtype)[:, None, None, None]).to(x.dtype)
             elif group == "translation":
                 if fast and x.device.type != "mps":        # MPS would copy out the windows' view, thousands of times the image
                     most = (_pixels(height, self.translation_ratio), _pixels(width, self.translation_ratio))
@@ -118,12 +135,25 @@ def _pixels(side: int, ratio: float) -> int:
     return int(side * ratio + 0.5)
 
 
-def _color_ref(x: Tensor, b: Tensor, s: Tensor, c: Tensor) -> Tensor:
-    x = x + b
+def _brightness(x: Tensor, b: Tensor) -> Tensor:
+    return x + b
+
+
+def _saturation(x: Tensor, s: Tensor) -> Tensor:
     grey = x.mean(1, keepdim=True)
-    x = (x - grey) * s + grey
+    return (x - grey) * s + grey
+
+
+def _contrast(x: Tensor, c: Tensor) -> Tensor:
     mean = x.mean((1, 2, 3), keepdim=True)
     return (x - mean) * c + mean
+
+
+_COLOR = {"brightness": _brightness, "saturation": _saturation, "contrast": _contrast}
+
+
+def _color_ref(x: Tensor, b: Tensor, s: Tensor, c: Tensor) -> Tensor:
+    return _contrast(_saturation(_brightness(x, b), s), c)
 
 
 def _color(x: Tensor, b: Tensor, s: Tensor, c: Tensor) -> Tensor:

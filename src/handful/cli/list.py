@@ -59,7 +59,7 @@ def _summaries(kind: str) -> dict[str, str]:
         return {name: catalog.summary(kind, name) for name in catalog.names(kind)}
     from ..features import weights
 
-    return {name: weights.ENTRIES[name].said for name in weights.names()}
+    return {name: weights.ENTRIES[name].said for name in weights.names()} | {name: said for name, (_, said) in weights.PARTS.items()}
 
 
 def describe(kind: str, name: str) -> dict[str, Any]:

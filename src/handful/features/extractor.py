@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from importlib import import_module
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ CLASSES = {
     "vgg16": ("vgg16", "VGG16"),
     "dinov2": ("dinov2", "DINOv2"),
     "efficientnet": ("efficientnet", "EfficientNet"),
+    "lpips_vgg16": ("vgg16", "LPIPSVGG16"),
 }
 
 
@@ -41,7 +43,8 @@ def extractor(name: str, device: torch.device | str | None = None, **kw) -> Extr
 class Extractor(nn.Module):
     """A frozen network in eval mode. `load()` has the pretrained weights, the constructor makes untrained ones.
 
-    name: also that of its weights. dim: length of a feature vector. resize: how images come to the size of the network, in words.
+    name: also that of its weights, unless `weights.entry_of` says otherwise. dim: length of a feature vector. resize: how images come to the size of
+    the network, in words.
     stages: the maps that it can give, {name: (channels, stride in pixels)}. batch: images of one pass; more are taken in turn.
     """
 
@@ -57,13 +60,19 @@ class Extractor(nn.Module):
         with torch.inference_mode(False):  # a network outlives the block that it is loaded in
             with torch.device("meta"):  # no random numbers are drawn, and no memory is filled twice
                 module = cls(**kw)
-            tensors = {name: torch.from_numpy(array) for name, array in weights.load(cls.name).items()}
+            tensors = {name: torch.from_numpy(array) for name, array in cls._weights().items()}
             module.load_state_dict(tensors, assign=True)
             return module.to(device=device or "cpu", memory_format=torch.channels_last)
 
+    @classmethod
+    def _weights(cls) -> Mapping[str, np.ndarray]:
+        """The pretrained tensors, by their names in the state of the network."""
+        return weights.load(weights.entry_of(cls.name))
+
     @cached_property
     def digest(self) -> str:
-        """16 hexadecimal digits that stand for the weights: the start of the sha256 that `handful weights list` shows."""
+        """16 hexadecimal digits that stand for the weights: the start of the sha256 that `handful weights list` shows (of "lpips_vgg16", which has a
+        part of them, of its own tensors)."""
         return weights.digest({name: tensor.cpu().numpy() for name, tensor in self.state_dict().items()})[:16]
 
     def train(self, mode: bool = True) -> Extractor:
@@ -103,7 +112,7 @@ class Extractor(nn.Module):
         for name, x in self._stages(((images + 1) * 127.5).expand(-1, 3, -1, -1)):
             if name in stages:
                 kind = x.device.type
-                found[name] = x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+                found[name] = x.to(torch.get_autocast_dtype(kind)) if kind != "meta" and torch.is_autocast_enabled(kind) else x
             if len(found) == len(set(stages)):
                 break
         return found

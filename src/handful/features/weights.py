@@ -31,9 +31,16 @@ from handful.features._table import ENTRIES, Entry, File, Origin
 from handful.fetch import Progress, Unreachable
 from handful.files import unreadable
 
+PARTS = {"lpips_vgg16": ("lpips", "the VGG16 of LPIPS, for metrics: relu3_3, relu4_3 and relu5_3 averaged over space (the weights 'lpips')")}
+
 
 def names() -> list[str]:
     return list(ENTRIES)
+
+
+def entry_of(network: str) -> str:
+    """The entry that a feature network of `handful list features` has its weights in: that of its own name, or the one that it is a part of."""
+    return PARTS[network][0] if network in PARTS else network
 
 
 def cache_folder() -> Path:

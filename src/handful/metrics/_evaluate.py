@@ -13,7 +13,7 @@ from ..data import Dataset
 from ..errors import UsageError
 from ..infer.model import Model, pick_device
 from . import _sets
-from ._protocols import resolve
+from ._protocols import FRESH, reported_metric, resolve
 from ._session import Clock, Progress, Session
 from ._world import World
 
@@ -42,6 +42,8 @@ def evaluate(
     heldout: Dataset | str | None = None,
     trust: Iterable[str] = (),
     first: int = 0,
+    second_space: bool = True,
+    reported: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """Scores a model, or pictures, against real ones: {metric: {"value", "protocol", "count_real", "count_fake", "resize",
     "extractor", "extractor_digest", and what it has besides: "stderr", "bias", "note"}}, keyed as asked.
@@ -63,6 +65,13 @@ def evaluate(
     take. With a path as `data` they are found: held out of it, or the test set that belongs to it (cifar10:10%, cifar10:test). trust: modules
     outside of the package whose classes the model's file may name. first: the seed of the first sample, for further sets of samples.
 
+    second_space: where the model's run used pretrained networks, each result says so and has the same figure in features that the run did not use:
+    "pretrained", {"networks": names, "note": in words}, and "second", {feature network: result}, for metrics of features whose weights are on this
+    machine (`metrics/_pretrained.py` has which). The same samples are taken, in the same pass. False: results without either.
+    reported: the figures of a model that are published. 2000 samples of seeds from 1,000,000 on, which nothing in handful chooses by; all reals as
+    they were prepared, without mirror images; KID over all pairs, with its standard error from five disjoint sets of 400 samples. It fixes samples,
+    first and truncation, and takes metrics of features by their plain names.
+
     Raises UsageError for unknown names; HandfulError, in one line, for absent weights, too few images, files that can't be read.
     What one of several processes raises, all raise: a HandfulError that names its rank, or, after KeyboardInterrupt, `Stopped`.
     """
@@ -70,9 +79,10 @@ def evaluate(
     with ExitStack() as stack:
         session = _planned(stack, world, model, data, metrics, samples, device=device, batch=batch, res=res, extractor=extractor,
                            resize=resize, truncation=truncation, statistics=statistics, skip_bad=skip_bad, cache=cache,
-                           memory_mb=memory_mb, progress=progress, say=say, heldout=heldout, trust=trust, first=first)
+                           memory_mb=memory_mb, progress=progress, say=say, heldout=heldout, trust=trust, first=first,
+                           second_space=second_space, reported=reported)
         session.look()
-        return {name: session.score(name) for name in session.metrics}
+        return session.scores()
 
 
 @contextmanager
@@ -86,7 +96,8 @@ def _planned(stack: ExitStack, world: World, model: Model | _sets.Given, data: _
              samples: int | None, *, device: str | torch.device = "auto", batch: int | None = None, res: int | None = None,
              extractor: str | nn.Module | None = None, resize: str | None = None, truncation: float = 1.0, statistics: str | None = None,
              skip_bad: bool = False, cache: bool = True, memory_mb: int = 256, progress: Progress | None = None,
-             say: Callable[[str], None] | None = None, heldout: Dataset | str | None = None, trust: Iterable[str] = (), first: int = 0) -> Session:
+             say: Callable[[str], None] | None = None, heldout: Dataset | str | None = None, trust: Iterable[str] = (), first: int = 0,
+             second_space: bool = True, reported: bool = False) -> Session:
     """Arguments as of `evaluate`; what is opened is closed with `stack`."""
     on = model.device if isinstance(model, Model) else pick_device(str(device))
     if on.type == "cuda":
@@ -95,12 +106,16 @@ def _planned(stack: ExitStack, world: World, model: Model | _sets.Given, data: _
     wanted = {name: resolve(name) for name in ([n.strip() for n in metrics.split(",") if n.strip()] if isinstance(metrics, str) else metrics)}
     if not wanted:
         raise UsageError(f"no metrics; name some, e.g. {','.join(DEFAULT)}")
+    if reported:
+        if samples is not None or first or truncation != 1:
+            raise UsageError("--reported fixes the samples, their seeds and no truncation; leave --samples and --trunc out")
+        wanted, first = {name: reported_metric(name) for name in wanted}, FRESH
     if samples is not None and samples < 2:
         raise UsageError(f"samples={samples}: take 2 or more; 5000 is usual")
     if statistics not in (None, "standing", "batch"):
         raise UsageError(f"statistics={statistics!r}: must be one of standing, batch")
     session = Session(wanted, samples, on, batch or (64 if on.type == "cuda" else 16), world, Clock(progress), cache, memory_mb,
-                      stack)
+                      stack, second_space, reported)
     session.open(model, data, res, truncation, statistics, skip_bad, say or (lambda line: None), heldout, trust, first)
     session.plan(extractor, resize)
     return session

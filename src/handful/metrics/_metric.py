@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import HandfulError, UsageError
+from ..features import weights
 from ..infer.model import Model
 from ._pictures import Pictures
 from ._stats import Stats
@@ -108,7 +109,7 @@ class Metric:
     @property
     def weights(self) -> list[str]:
         """What of `handful weights list` it needs."""
-        return [] if self.alone else [self.extractor, *(["inception_logits"] if self.takes[1] == "splits" else [])]
+        return [] if self.alone else [weights.entry_of(self.extractor), *(["inception_logits"] if self.takes[1] == "splits" else [])]
 
     @property
     def pictures(self) -> int:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:                        # names are listed without torch
 NAMED = ("fid50k_full", "kid50k_full", "pr50k3_full", "is50k", "ppl2_wend", "fid10k_test", "fid10k_train", "is10k", "fid5k_train", "fid_test")
 _COUNTED = re.compile(r"(fid|kid|is|pr)(\d+)k(3?)(?:_(full|train|test))?")
 _AS_MANY = ("fid_test", "fid_train")     # as many samples as there are reals, 5000 or more
+FRESH = 1_000_000                        # from this seed on: samples of figures that are reported, by which nothing is chosen
+REPORTED, SETS = 2000, 5                 # samples of such a figure; disjoint sets of them, for KID's standard error
 _PATHS = re.compile(r"ppl(2?)_([zw])(end|full)")
 
 
@@ -39,6 +41,15 @@ def resolve(name: str) -> Metric:
     if use is None:
         raise unknown(name)
     return catalog.build("metrics", use)
+
+
+def reported_metric(name: str) -> Metric:
+    """A plain metric of features as figures are reported: `evaluate(..., reported=True)`. Raises UsageError for other metrics and for protocols,
+    which fix the samples themselves."""
+    found = resolve(name)
+    if protocol(name) or found.alone or found.takes[1] == "splits":
+        raise UsageError(f"--reported takes fid, kid, precision, recall, density and coverage, not '{name}'; leave it out")
+    return catalog.build("metrics", Use(name, samples=REPORTED, **({"way": "pairs", "sets": SETS} if name == "kid" else {})))
 
 
 def unknown(name: str) -> UsageError:

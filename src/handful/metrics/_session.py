@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 from collections.abc import Callable
@@ -12,9 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .. import config as config_module
 from ..data import Dataset, test_of
 from ..data import load as load_data
 from ..errors import HandfulError, UsageError
+from ..features import available
 from ..features.extractor import extractor as pretrained
 from ..infer.model import Model, load
 from . import _cache, _sets
@@ -22,7 +25,8 @@ from ._given import SAYS, Given
 from ._metric import Job, Metric, Resources
 from ._pass import Seen, Wanted, look
 from ._pictures import Drawn, Held, Pictures
-from ._protocols import protocol
+from ._pretrained import pretrained_networks, said, second_spaces
+from ._protocols import FRESH, protocol
 from ._world import World
 
 REALS = "looking at the reals"            # the stage, in words
@@ -59,6 +63,8 @@ class Session:
     cache: bool
     memory_mb: int
     stack: ExitStack                         # what is to be closed or put back after the call
+    second_space: bool = False               # see `evaluate`
+    reported: bool = False                   # see `_protocols.reported`
     model: Model | None = None
     fakes: Pictures | None = None
     reals: dict[Which, Pictures] = field(default_factory=dict)
@@ -67,6 +73,9 @@ class Session:
     counts: dict[str, tuple[int, int]] = field(default_factory=dict)                 # reals, fakes
     notes: dict[str, str] = field(default_factory=dict)
     shared: dict[Any, Any] = field(default_factory=dict)                             # see Resources
+    used: dict[str, list[str]] = field(default_factory=dict)                         # pretrained networks of the run, see `_pretrained`
+    twins: dict[str, dict[str, str]] = field(default_factory=dict)                   # metric -> second space -> its twin's name among `metrics`
+    missing: dict[str, str] = field(default_factory=dict)                            # metric -> weights of a second space that aren't here
 
     def open(self, model, data, res, truncation, statistics, skip_bad, say, heldout: Dataset | str | None = None, trust=(), first: int = 0) -> None:
         """Finds the fakes and, for each kind of reals that is wanted, the reals."""
@@ -77,12 +86,15 @@ class Session:
             if res is not None:
                 raise UsageError("--res is for two folders; with a model the images are prepared at its own size")
             self.model = model
+            self.used = pretrained_networks(config_module.to_tree(model.config)) if self.second_space else {}
             wanted = {m.reals for m in self.metrics.values()}
             sets = _sets.beside_model(model, data, wanted, skip_bad, reading, say)
             if heldout is not None and "test" in wanted:
                 sets["test"] = load_data(heldout, progress=reading, **_sets.as_trained(model)) if isinstance(heldout, str) else heldout
             self.fakes = Drawn(model, sets["all"], truncation, statistics or model.config.evaluate.statistics, first)
         else:
+            if self.reported:
+                raise UsageError("--reported is for a model: of pictures nobody knows by which seeds they were made")
             if statistics is not None:
                 raise UsageError(f"--statistics {statistics} is about a model's batch norm; pictures are compared as they are")
             self.fakes, whole = (_sets.opened(given, res, skip_bad, self.stack, reading, given is data) for given in (model, data))
@@ -102,7 +114,26 @@ class Session:
 
     def plan(self, extractor: str | nn.Module | None, resize: str | None) -> None:
         """How many pictures each metric takes, and the networks: whatever is missing is said before any picture is looked at."""
+        self._plan(self.metrics, extractor, resize)
+        if self.used:
+            self._plan(self._twins(), None, None)
+
+    def _twins(self) -> dict[str, Metric]:
+        """The metrics of features once more, in the spaces that the run did not use. They stand among the others, so that one pass serves all."""
+        made: dict[str, Metric] = {}
         for name, m in self.metrics.items():
+            if m.alone or m.takes[1] == "splits":            # those are defined by one network
+                continue
+            spaces, self.missing[name] = self.world.from_first(second_spaces(self.used, m.extractor, available))
+            self.twins[name] = {space: f"{name} by {space}" for space in spaces}
+            for space, twin in self.twins[name].items():
+                made[twin] = copy.copy(m)
+                made[twin].extractor = space
+        self.metrics |= made
+        return made
+
+    def _plan(self, metrics: dict[str, Metric], extractor: str | nn.Module | None, resize: str | None) -> None:
+        for name, m in metrics.items():
             if m.alone:
                 m.prepare(self._job(name), name)
                 continue
@@ -191,7 +222,21 @@ class Session:
         net = self.networks[network]
         return [pictures.fingerprint, net.name, net.digest, net.resize, *more]
 
-    def score(self, name: str) -> dict[str, Any]:
+    def scores(self) -> dict[str, dict[str, Any]]:
+        """All results, keyed as asked."""
+        twins = {twin for named in self.twins.values() for twin in named.values()}
+        return {name: self._with_second(name, self._score(name)) for name in self.metrics if name not in twins}
+
+    def _with_second(self, name: str, found: dict[str, Any]) -> dict[str, Any]:
+        """A result with what has to stand beside it where the run used pretrained networks."""
+        if not self.used:
+            return found
+        second = {space: self._score(twin) for space, twin in self.twins.get(name, {}).items()}
+        figure = self.metrics[name].extractor or next(iter(self.metrics[name].weights), "")
+        note = said(self.used, figure, second, self.missing.get(name, ""))
+        return found | {"pretrained": {"networks": list(self.used), "note": note}} | ({"second": second} if second else {})
+
+    def _score(self, name: str) -> dict[str, Any]:
         m = self.metrics[name]
         which = self._which(m)
         if m.alone:
@@ -203,6 +248,8 @@ class Session:
         found = m.compute(real, self.seen["fakes", m.extractor].stats(m.takes[1], n_fake), resources, self._key(name))
         note = "; ".join(filter(None, [found.pop("note", ""), self.notes.get(name, "")]))
         how = f"; {self.fakes.manner}" if self.fakes.manner else ""
+        if self.reported:
+            how += f"; seeds {FRESH} to {FRESH + n_fake - 1}, which no choice used"
         about = {"better": m.better, "protocol": f"{m.words(n_real, n_fake)}; {network.name}, {network.resize}{how}",
                  "count_real": n_real if m.takes[0] else 0, "count_fake": n_fake,
                  **({"model_images_seen": self.model.images_seen} if self.model else {}),

@@ -13,7 +13,9 @@ images of each costs no more. Plain `kid` takes all pairs as long as that is the
 stderr: how far the value would vary with other images of the same two sources. Pairs: the variance of the U-statistic, both its
 linear and its quadratic part (which alone is left when the sets are alike; Sutherland et al., ICLR 2017, appendix A, in the form
 for unequal counts). Subsets: s^2 (1/subsets + m/n) with s the deviation between subsets, n the smaller set: an upper bound
-(Hoeffding: n Var U_n falls with n). Deviation from the release: reals are the whole set at hand for the draws, products in fp32 and
+(Hoeffding: n Var U_n falls with n). With `sets`: s / sqrt(sets), s the deviation between
+the values of so many disjoint sets of the samples, each against all reals; that is how far it would vary with other samples, and not
+with other reals. Deviation from the release: reals are the whole set at hand for the draws, products in fp32 and
 sums in fp64 (1e-10 from fp64 throughout at 3000 images).
 """
 
@@ -25,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import UsageError
+from ..errors import HandfulError, UsageError
 from ..rng import derive
 from ._blocks import exact_products, rows_that_fit
 from ._metric import Metric, Resources
@@ -37,16 +39,24 @@ PAIRS = 300_000_000                      # entries of 100 subsets of 1000: three
 @dataclass
 class KID(Metric):
     """`KID()(real_features, fake_features)`. way: "auto", "pairs" or "subsets"; subsets: how many, subset: images of each set in
-    one."""
+    one. sets: into how many the samples are divided for the standard error; 0: it is computed from the pairs, or the subsets."""
 
     way: str = "auto"
     subsets: int = 100
     subset: int = 1000
+    sets: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.way not in ("auto", "pairs", "subsets"):
             raise UsageError(f"way={self.way!r}: must be one of auto, pairs, subsets")
+        if self.sets == 1 or self.sets < 0:
+            raise UsageError(f"sets={self.sets}: a deviation takes two sets or more; 0 is none")
+
+    def enough(self, reals: int, fakes: int, name: str) -> None:
+        super().enough(reals, fakes, name)
+        if fakes < 2 * self.sets:
+            raise HandfulError(f"{name} with {self.sets} sets needs at least {2 * self.sets} samples, there are {fakes}")
 
     def all_pairs(self, reals: int, fakes: int) -> bool:
         return self.way == "pairs" or self.way == "auto" and reals**2 + fakes**2 + reals * fakes <= PAIRS
@@ -55,6 +65,7 @@ class KID(Metric):
         x, y = (s.features.to(resources.device) for s in (real, fake))
         with exact_products():
             value, stderr = (pairs if self.all_pairs(len(x), len(y)) else self._subsets)(x, y, resources)
+            stderr = between_sets(x, y, self.sets) if self.sets else stderr
         found = {"value": value, "stderr": stderr}
         if min(len(x), len(y)) < 50:
             found["note"] = "fewer than 50 images on one side: look at the standard error first"
@@ -75,13 +86,25 @@ class KID(Metric):
 
     def words(self, reals: int, fakes: int) -> str:
         how = "all pairs" if self.all_pairs(reals, fakes) else f"{self.subsets} subsets of {min(reals, fakes, self.subset)}"
-        return f"{super().words(reals, fakes)}, kernel (x.y/D + 1)^3, {how}"
+        error = f", standard error from {self.sets} disjoint sets of {fakes // self.sets} samples" if self.sets else ""
+        return f"{super().words(reals, fakes)}, kernel (x.y/D + 1)^3, {how}{error}"
 
 
 def kernel(a: Tensor, b: Tensor) -> Tensor:
     """(x.y/D + 1)^3 of all rows of a [N,D] with all of b [M,D]: [N,M]."""
     g = torch.addmm(a.new_ones(()), a, b.T, alpha=1 / a.shape[1])
     return g.square().mul_(g)
+
+
+def between_sets(x: Tensor, y: Tensor, sets: int) -> float:
+    """Standard error of MMD^2 of reals x [M,D] and samples y [N,D] from `sets` disjoint sets of N // sets consecutive samples, each against all
+    reals: the deviation between the sets' values over sqrt(sets). The reals' own mean kernel is the same in each and drops out."""
+    values = []
+    for part in y[: len(y) // sets * sets].chunk(sets):
+        n, k = len(part), kernel(part, part)
+        within = (k.sum(dtype=torch.float64) - k.diagonal().sum(dtype=torch.float64)) / (n * (n - 1))
+        values.append(float(within - 2 * kernel(part, x).mean(dtype=torch.float64)))
+    return float(torch.tensor(values, dtype=torch.float64).std()) / sets**0.5
 
 
 def pairs(x: Tensor, y: Tensor, resources: Resources) -> tuple[float, float]:

@@ -27,6 +27,11 @@ def glorot(weight: Tensor) -> Tensor:
     return nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
 
 
+def fan_in(weight: Tensor) -> Tensor:
+    """torch's own rule for convolutions and linear maps: U[-b, b], b = 1/sqrt(inputs x kernel)."""
+    return nn.init.kaiming_uniform_(weight, 5**0.5)
+
+
 def weights(init: Init, *shape: int) -> Tensor:
     """A new weight of this shape. Convolutions are [outputs, inputs, k, k]; `nn.init` takes them as matrices [outputs, inputs k k]."""
     weight = torch.empty(*shape)
@@ -37,16 +42,16 @@ def weights(init: Init, *shape: int) -> Tensor:
 
 
 class Conv2d(Spectral):
-    """[B,cin,H,W] -> [B,cout,H',W']."""
+    """[B,cin,H,W] -> [B,cout,H',W']. groups: into which the channels are split; cin of them: each channel is filtered by itself."""
 
-    def __init__(self, cin: int, cout: int, kernel: int, stride: int = 1, padding: int = 0, *, norm: Norm = "spectral",
+    def __init__(self, cin: int, cout: int, kernel: int, stride: int = 1, padding: int = 0, *, groups: int = 1, norm: Norm = "spectral",
                  init: Init = DCGAN_STD, bias: Bias = "none", eps: float = EPS, iterates: Iterates = "training") -> None:
-        super().__init__(weights(init, cout, cin, kernel, kernel), norm, eps=eps, bias=bias, iterates=iterates)
-        self.stride, self.padding = stride, padding
+        super().__init__(weights(init, cout, cin // groups, kernel, kernel), norm, eps=eps, bias=bias, iterates=iterates)
+        self.stride, self.padding, self.groups = stride, padding, groups
 
     def forward(self, x: Tensor) -> Tensor:
         x, weight = self.scaled(x)
-        return F.conv2d(x, weight, self.bias, self.stride, self.padding)
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding, groups=self.groups)
 
 
 class Conv3x3(Spectral):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .conv import ToVector
+from .conv import DCGAN_STD, Init, ToVector
 from .spectral import Norm
 
 Activation = Literal["swish", "leaky_relu"]
@@ -17,14 +17,15 @@ Activation = Literal["swish", "leaky_relu"]
 class SkipExcite(nn.Module):
     """y = x_high * sigmoid(conv1x1(act(conv4x4(pool4x4(x_low))))): x_low [B,low,h,w], x_high [B,high,H,W] -> [B,high,H,W].
 
-    activation: "swish" as released, "leaky_relu" (slope 0.2) as in the paper.
+    activation: "swish" as released, "leaky_relu" (slope 0.2) as in the paper. init: of the weights.
     """
 
-    def __init__(self, low: int, high: int, *, activation: Activation = "swish", norm: Norm = "spectral") -> None:
+    def __init__(self, low: int, high: int, *, activation: Activation = "swish", norm: Norm = "spectral",
+                 init: Init = DCGAN_STD) -> None:
         super().__init__()
         self.activation = activation
-        self.squeeze = ToVector(low, high, 4, norm=norm)
-        self.excite = ToVector(high, high, 1, norm=norm)
+        self.squeeze = ToVector(low, high, 4, norm=norm, init=init)
+        self.excite = ToVector(high, high, 1, norm=norm, init=init)
 
     def gate(self, low: Tensor) -> Tensor:
         """The factors in (0, 1): [B,low,h,w] -> [B,high]."""

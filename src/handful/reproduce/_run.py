@@ -136,7 +136,8 @@ def _figures(job: Job, metrics: Sequence[str], against: str, progress: Progress 
             found[m] = mine[-1] | {"snapshot": f"the snapshot of the best {chosen['metric']}, after {images} images"}
     if left := [m for m in metrics if m not in found]:
         which = f"the snapshot of the best {chosen['metric']}, after {images} images" if images is not None else "the last snapshot"
-        sets = [evaluate(folder, against, left, device=job.device, progress=progress, say=say, trust=job.modules, first=(i + 1) * APART)
+        sets = [evaluate(folder, against, left, device=job.device, progress=progress, say=say, trust=job.modules, first=(i + 1) * APART,
+                         second_space=False)                  # published figures have one space
                 for i in range(rule.sets)]                    # other samples than those that chose the snapshot
         for m in left:
             values = [s[m]["value"] for s in sets]

@@ -7,7 +7,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from handful.seam import At, Context, Discriminator, Pass
+from handful.seam import At, Conflict, Context, Discriminator, Pass
+
+TWICE = Conflict("a discriminator that can't be differentiated twice, such as chain's", lambda term, nets: not nets.D.second_order,
+                 "terms.{name} differentiates D's gradient, and this discriminator can't be differentiated twice: {remedy}",
+                 "take another one (--set d=fastgan), or leave the term out (--set terms.{name}=null)")
 
 
 def root(square: Tensor) -> Tensor:

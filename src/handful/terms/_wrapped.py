@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from handful.errors import HandfulError
 from handful.nn.between import linear_maps
 from handful.rng import Rng, ambient
-from handful.seam import Discriminator, Judged
+from handful.seam import Discriminator, Judged, PassOf
 
 SIDES = tuple(2**k for k in range(3, 11))       # tried on a discriminator that doesn't name its `resolution`
 
@@ -28,7 +28,7 @@ class Wrapped(Discriminator):
     def __init__(self, inner: Discriminator) -> None:
         super().__init__()
         self.inner = inner
-        for name in ("num_classes", "feature_info", "has_batch_stats", "resolution", "channels"):
+        for name in ("num_classes", "feature_info", "has_batch_stats", "knows_pass", "second_order", "resolution", "channels"):
             if hasattr(inner, name):
                 setattr(self, name, getattr(inner, name))
 
@@ -40,11 +40,12 @@ class Wrapped(Discriminator):
         return self.inner.extra_of(image)
 
     def judge(self, image: Tensor, c: Tensor | None, extra: Mapping[str, Tensor] | None, want: frozenset[str], rng: Rng,
-              values: Sequence[Tensor] | None = None) -> Judged:
+              values: Sequence[Tensor] | None = None, of: PassOf = "other") -> Judged:
         """What `inner` says with these values in `places`, for this pass alone (None: with its layers as they are)."""
         for place, value in zip(self.places, values or [None] * len(self.places)):       # all of them: a pass that failed may have left some
             place.value = value
-        judged = self.inner(image, c, extra, want, **({"rng": rng.fork("inner")} if self.inner.draws else {}))
+        how = ({"rng": rng.fork("inner")} if self.inner.draws else {}) | ({"of": of} if self.inner.knows_pass else {})
+        judged = self.inner(image, c, extra, want, **how)
         for place in self.places:
             place.value = None
         return judged
@@ -78,7 +79,7 @@ def name_of(d: Discriminator) -> str:
 
 def has_scales(d: Discriminator) -> bool:
     """Whether it looks at further scales of an image."""
-    return type(chain(d)[-1]).extra_of is not Discriminator.extra_of
+    return chain(d)[-1].extra_of.__func__ is not Discriminator.extra_of
 
 
 def inner_layers(d: Discriminator, term: str) -> list[tuple[nn.Module, int]]:

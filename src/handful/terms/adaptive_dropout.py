@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from handful.errors import HandfulError, within
 from handful.nn.between import insert
 from handful.rng import Rng, ambient
-from handful.seam import Context, Discriminator, Judged, Needs, Result, Side, Term, View
+from handful.seam import Context, Discriminator, Judged, Needs, PassOf, Result, Side, Term, View
 from handful.terms._wrapped import Place, Wrapped, chain, inner_layers, name_of
 
 
@@ -77,12 +77,12 @@ class _Dropping(Wrapped):
             insert(layer, place)
 
     def forward(self, image: Tensor, c: Tensor | None = None, extra: dict[str, Tensor] | None = None, want: frozenset[str] = frozenset(), *,
-                rng: Rng | None = None) -> Judged:
+                rng: Rng | None = None, of: PassOf = "other") -> Judged:
         rng = ambient(image.device) if rng is None else rng
         if not self.training:
-            return self.judge(image, c, extra, want, rng)
+            return self.judge(image, c, extra, want, rng, of=of)
         noise = (self.p * rng.randn(len(image), sum(self.widths))).exp()                                  # [B, channels of all layers]
-        return self.judge(image, c, extra, want, rng, noise.split(self.widths, 1))
+        return self.judge(image, c, extra, want, rng, noise.split(self.widths, 1), of)
 
     def extra_repr(self) -> str:
         return f"p={float(self.p):g}, layers={len(self.widths)}"

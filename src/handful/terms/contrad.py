@@ -32,7 +32,7 @@ from handful.nn.conv import Linear
 from handful.nn.equalized import EqualConv2d, EqualLinear
 from handful.nn.spectral import Spectral
 from handful.rng import Rng, ambient
-from handful.seam import Conflict, Context, Discriminator, FeatureInfo, Judged, Needs, Nets, Result, Side, Term, View
+from handful.seam import Conflict, Context, Discriminator, FeatureInfo, Judged, Needs, Nets, PassOf, Result, Side, Term, View
 from handful.terms._contrast import ROLES
 from handful.terms._wrapped import Wrapped, chain, has_scales, name_of, unused_by
 
@@ -139,9 +139,9 @@ class _Contrastive(Wrapped):
             p.requires_grad_(False)
 
     def forward(self, image: Tensor, c: Tensor | None = None, extra: dict[str, Tensor] | None = None, want: frozenset[str] = frozenset(), *,
-                rng: Rng | None = None) -> Judged:
+                rng: Rng | None = None, of: PassOf = "other") -> Judged:
         rng = ambient(image.device) if rng is None else rng
-        judged = self.judge(image, c, extra, want - self.heads.keys() | {"pre_logits"}, rng)
+        judged = self.judge(image, c, extra, want - self.heads.keys() | {"pre_logits"}, rng, of=of)
         f = judged.features["pre_logits"]
         f = f.mean((2, 3)) if f.ndim == 4 else f                                                          # [B,C]
         closed = next(self.to_logit.parameters()).requires_grad and torch.is_grad_enabled()               # D trains

@@ -35,7 +35,7 @@ from torch import Tensor
 
 from handful.errors import within
 from handful.seam import At, Conflict, Context, Needs, Nets, Result, Side, Term, View
-from handful.terms._points import root
+from handful.terms._points import TWICE, root
 
 Pairing = Literal["random", "same_class", "sorted"]
 Reduction = Literal["per_sample", "batch_mean_norm"]
@@ -55,7 +55,8 @@ class DigGAN(Term):
         Conflict("images without labels, where pairing=same_class",
                  lambda term, nets: term.pairing == "same_class" and not (nets.G.num_classes and nets.D.num_classes),
                  "terms.{name}.pairing=same_class pairs images of one class, but these networks have no classes: {remedy}",
-                 "give labels (--labels folders), or take pairing=random"),)
+                 "give labels (--labels folders), or take pairing=random"),
+        TWICE)
 
     gain = 1.0
     real_norms: Tensor

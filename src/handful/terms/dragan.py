@@ -16,13 +16,14 @@ from typing import Literal
 
 from handful.errors import within
 from handful.seam import At, Context, Needs, Result, Side, Term, View
-from handful.terms._points import images_of, norm_at
+from handful.terms._points import TWICE, images_of, norm_at
 
 
 class DRAGAN(Term):
     """weight; scale: of the noise, in standard deviations of the images; target: length of the gradient; noise: "uniform" or "normal"; every: lazy
     interval (the trainer multiplies by it); at: above. Stats per real: penalty and grad_norm, fp32. Raises UsageError for numbers below 0."""
 
+    conflicts = (TWICE,)
     exact_under_accumulation = False                       # the standard deviation is the micro-batch's
 
     def __init__(self, weight: float = 10.0, scale: float = 0.5, target: float = 1.0, noise: Literal["uniform", "normal"] = "uniform",

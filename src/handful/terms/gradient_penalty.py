@@ -20,12 +20,14 @@ import torch
 
 from handful.errors import within
 from handful.seam import At, Context, Needs, Result, Side, Term, View
-from handful.terms._points import images_of, norm_at
+from handful.terms._points import TWICE, images_of, norm_at
 
 
 class GradientPenalty(Term):
     """weight; target: length of the gradient; drift: weight of the squared logits on reals; every: lazy interval (the trainer multiplies by it);
     at: above. Stats per pair: penalty (drift included) and grad_norm, fp32. Raises UsageError for numbers below 0."""
+
+    conflicts = (TWICE,)
 
     def __init__(self, weight: float = 10.0, target: float = 1.0, drift: float = 0.0, every: int = 1, at: At = "x_in") -> None:
         super().__init__()

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from handful.errors import HandfulError, within
 from handful.nn.between import insert, linear_maps
 from handful.rng import Rng, ambient
-from handful.seam import Context, Discriminator, Judged, Needs, Result, Side, Term, View
+from handful.seam import Context, Discriminator, Judged, Needs, PassOf, Result, Side, Term, View
 from handful.terms._wrapped import Place, Wrapped, chain, has_scales, name_of
 
 Fade = Literal["released", "paper"]
@@ -86,13 +86,13 @@ class _WithBits(Wrapped):
             insert(conv, place)
 
     def forward(self, image: Tensor, c: Tensor | None = None, extra: dict[str, Tensor] | None = None, want: frozenset[str] = frozenset(), *,
-                rng: Rng | None = None) -> Judged:
+                rng: Rng | None = None, of: PassOf = "other") -> Judged:
         rng = ambient(image.device) if rng is None else rng
         if not self.training:
-            return self.judge(image, c, extra, want, rng)
+            return self.judge(image, c, extra, want, rng, of=of)
         bits = (rng.rand(len(image), self.bits) < self.chances()).to(self.maps[0].dtype)                  # [B,bits]
         added = [F.linear(bits, weight / math.sqrt(self.bits)) for weight in self.maps]                   # each [B,cout]
-        judged = self.judge(image, c, extra, want, rng, added)
+        judged = self.judge(image, c, extra, want, rng, added, of)
         sign = (1 - 2 * bits).prod(1)                                                                     # [B]
         return replace(judged, logits=judged.logits * sign.view(-1, *[1] * (judged.logits.ndim - 1)))
 

@@ -11,6 +11,7 @@ lazy form is `every=16, own_step=True`. No deviations; in the paper and here D(x
 from __future__ import annotations
 
 from handful.seam import At, Context, Needs, Result, Side, Term, View
+from handful.terms._points import TWICE
 
 
 class R1(Term):
@@ -18,6 +19,8 @@ class R1(Term):
 
     Stats per real: penalty (gamma / 2 ||.||^2) and grad_norm (||.||), fp32.
     """
+
+    conflicts = (TWICE,)
 
     def __init__(self, gamma: float = 10.0, every: int = 1, own_step: bool = False, at: At = "x") -> None:
         super().__init__()

@@ -10,6 +10,7 @@ No deviations; D(x) is one number, the mean where D gives several logits.
 from __future__ import annotations
 
 from handful.seam import At, Context, Needs, Result, Side, Term, View
+from handful.terms._points import TWICE
 
 
 class R2(Term):
@@ -17,6 +18,8 @@ class R2(Term):
 
     Stats per fake: penalty (gamma / 2 ||.||^2) and grad_norm (||.||), fp32.
     """
+
+    conflicts = (TWICE,)
 
     def __init__(self, gamma: float = 10.0, every: int = 1, own_step: bool = False, at: At = "x") -> None:
         super().__init__()

@@ -15,6 +15,7 @@ from .. import config as config_module
 from ..config import Config
 from ..errors import HandfulError, NoPermission
 from ..files import atomic, parse_json, read_bounded, write_text
+from ..metrics._pretrained import pretrained_networks
 from ..nn import frozen
 from ..tensors import FORMAT, load_checkpoint, write_tensors
 
@@ -86,7 +87,9 @@ def newest_good(folder: Path, say: Callable[[str], None]) -> tuple[Path, dict[st
 
 
 def save_model(path: Path, config: Config, G_ema: torch.nn.Module, images_seen: int, about: Mapping[str, str] | None = None) -> None:
-    """model.safetensors: the averaged generator alone, with the configuration in its metadata. about: more of these."""
-    held = frozen.digests(G=G_ema)
+    """model.safetensors: the averaged generator alone, with the configuration in its metadata, and the names of the pretrained networks that it was
+    trained with, where there are any: figures in features of such networks can overstate its quality. about: more metadata."""
+    held, used = frozen.digests(G=G_ema), list(pretrained_networks(config_module.to_tree(config)))
     write_tensors(path, G_ema.state_dict(), {"format": "pt", "handful": str(FORMAT), "config": config_module.dumps(config),
-                                             "images_seen": str(images_seen), **({"frozen": json.dumps(held)} if held else {}), **(about or {})})
+                                             "images_seen": str(images_seen), **({"frozen": json.dumps(held)} if held else {}),
+                                             **({"pretrained": json.dumps(used)} if used else {}), **(about or {})})

@@ -20,7 +20,7 @@ from ..files import in_shell
 from ..infer.model import Model
 from ..metrics import evaluate
 from ..metrics._evaluate import planned as planned_evaluation
-from ..metrics._protocols import protocol, resolve
+from ..metrics._protocols import FRESH, protocol, resolve
 from ..metrics._session import REALS
 from ..metrics._sets import as_trained
 from ..metrics._world import Stopped, World
@@ -46,6 +46,8 @@ def planned(config: Config) -> tuple[list[str], str]:
     unseen = [name for name, m in found.items() if m.reals == "test"]
     if unseen and not config.data.holdout and not test_images(config):
         raise HandfulError(f"evaluate.metrics: {unseen[0]} is about images that D doesn't train on; keep some out (--set data.holdout=0.1)")
+    if max([config.evaluate.samples or 0, *(max(m.samples or 0, m.pictures) for m in found.values())]) > FRESH:
+        raise HandfulError(f"evaluate: at most {FRESH} samples during a run; the seeds from {FRESH} on are kept for figures that are reported")
     best = config.evaluate.best
     if names and best is not None and best not in names:
         raise HandfulError(f"evaluate.best={best}: it isn't among evaluate.metrics ({', '.join(names)}); add it there")
@@ -67,6 +69,9 @@ def test_images(config: Config) -> str | None:
 
 class Evaluation:
     """Decides when to score, scores, and remembers the best. Every process calls it; only the first decides and writes.
+
+    Samples are those of the seeds 0, 1, 2 ..., as many as are scored; those from 1,000,000 on are kept for figures that are reported
+    (`evaluate(..., reported=True)`), so that none of these was chosen by its own samples.
 
     asked: whether the user wants to stop. Time spent counts over all sessions of the run (`trainer.scored_sec`).
     """
@@ -249,7 +254,7 @@ class Evaluation:
         for some, reals in (([n for n in names if n not in elsewhere], self.trainer.dataset), (elsewhere, others)):
             if some:
                 found |= evaluate(model, reals, some, samples or self.samples, heldout=heldout, device=self.trainer.device, progress=self._progress,
-                                  first=first)
+                                  first=first, second_space=False)      # what chooses is one figure; the others are for `handful evaluate`
         return {name: found[name] for name in names}
 
     def _by_others(self, name: str) -> bool:
@@ -286,7 +291,8 @@ class Evaluation:
         model = Model(trainer.nets.G_ema, self.config)
         images = torch.from_numpy(model.sample(range(batch))).permute(0, 3, 1, 2).to(trainer.device)
         made = _sec(lambda: model.sample(range(batch))) / batch
-        with planned_evaluation(model, trainer.dataset, self.names, self.samples, heldout=self._heldout(model), device=trainer.device) as session:
+        with planned_evaluation(model, trainer.dataset, self.names, self.samples, heldout=self._heldout(model), device=trainer.device,
+                                second_space=False) as session:
             ahead = session.ahead()
             sec = made * max([fakes for fakes, _ in ahead.values()], default=0)                # one pass serves most metrics
             for name, (fakes, reals) in ahead.items():

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..rng import Rng
-from ..seam import Augment, Augmented, Discriminator, Facts, Generated, Generator, Judged, Pass, View
+from ..seam import Augment, Augmented, Discriminator, Facts, Generated, Generator, Judged, Pass, PassOf, View
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -25,7 +25,8 @@ class LiveNets:
         self.dtype = DTYPES[precision]
         self._fast = {}
         if compile:
-            self._fast = {id(G): torch.compile(G), id(D): torch.compile(D)}
+            # A buffer that moves in the backward pass would be a copy by then (`_buffers_of`), so such a D runs raw.
+            self._fast = {id(net): torch.compile(net) for net in (G, D) if getattr(net, "second_order", True)}
         self.runs = 0                                    # passes through D so far: what sharing saves is counted in the tests
 
     @property
@@ -44,9 +45,11 @@ class LiveNets:
         return Generated(out.image.float(), out.latent, z, c, {k: v.float() for k, v in out.extra.items()}, out.stats, rng)
 
     def forward_d(self, x_in: Tensor, c: Tensor | None, extra: Mapping[str, Tensor], view: View, *, frozen: bool = False,
-                  net: Discriminator | None = None, rng: Rng | None = None) -> Judged:
+                  net: Discriminator | None = None, rng: Rng | None = None, of: PassOf = "other") -> Judged:
         raw = net or self.D
         how = {"rng": rng} if raw.draws else {}
+        if raw.knows_pass:
+            how["of"] = of
         if raw.stops and not view.logits and not view.pixel_grad:
             how["logits"] = False
         run = raw if view.pixel_grad else self._fast.get(id(raw), raw)
@@ -58,7 +61,7 @@ class LiveNets:
     def _buffers_of(self, net: nn.Module, frozen: bool) -> AbstractContextManager:
         """A compiled graph may save a buffer itself for its backward pass, which the next pass would overwrite: with compiled twins about every
         pass works on copies, and what a live one wrote is taken over."""
-        return frozen_buffers(net, keep=not frozen) if frozen or self._fast else nullcontext()
+        return frozen_buffers(net, keep=not frozen) if frozen or id(net) in self._fast else nullcontext()
 
     # --------------------------------------------------------------------------------- further passes, for terms (seam.Nets)
 

@@ -69,8 +69,8 @@ class SharedPasses:
         if jointly:
             judged = self._judge_jointly(ready, need.real | need.fake, joined(rngs["fake"], rngs["real"]), frozen=not part.phase.main)
         else:
-            judged = {k: self.nets.forward_d(r["x_in"], r["c"], r["extra"], views[k], frozen=not asked[k], rng=rngs[k])
-                      for k, r in ready.items()}
+            judged = {k: self.nets.forward_d(r["x_in"], r["c"], r["extra"], views[k], frozen=not asked[k], rng=rngs[k],
+                                             of=f"{part.phase.side}:{k}") for k, r in ready.items()}
         beside: list[Pass] = []
         passes = {k: Pass(judged=judged[k], view=views[k], beside=beside if jointly else [], **r) for k, r in ready.items()}
         beside += passes.values() if jointly else ()

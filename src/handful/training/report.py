@@ -14,9 +14,11 @@ from typing import Any
 from .. import catalog
 from ..errors import HandfulError, NoPermission
 from ..files import in_shell, parse_json, read_bounded, write_text
+from ..metrics._pretrained import pretrained_networks, said
 from . import _chart
 from .log import NAME, duration, read
 
+REPORTED = "reported.json"                   # what `handful evaluate RUN DATA --reported` leaves in the folder
 PREVIEWS = 24
 SIDE = 1024                                  # pixels; wider previews are scaled down
 PREVIEW_BYTES = 10_000_000                   # of all previews; as base64 a third more
@@ -52,10 +54,12 @@ def write_report(run_folder: Path | str, trust: Iterable[str] = ()) -> Path:
     template = environment.from_string(Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8"))
     titles = chart_titles(config, trust)
     curves = _lasting([line for line in log if _is_count(line.get("images"))])
+    again = f"{in_shell(folder)} {in_shell((config.get('data') or {}).get('path') or 'DATA')}"
     page = template.render(
         name=folder.resolve().name, facts=facts(config, log), previews=previews(folder / "previews"), charts=main_charts(curves, titles),
         more_charts=other_charts(curves, titles), metric_charts=metric_charts(metrics), metrics=metric_table(metrics),
-        copies=copies(folder), neighbours=f"handful neighbours {in_shell(folder)} {in_shell((config.get('data') or {}).get('path') or 'DATA')}",
+        reported=reported(folder), trained_with=trained_with(config, metrics, folder, trust), evaluate=f"handful evaluate {again} --reported",
+        copies=copies(folder), neighbours=f"handful neighbours {again}",
         why=config.get("notes") or [], notes=[line for line in log if line.get("note")], changed=changed(config, trust), config=config,
         commands=commands(folder, config, log), box=_chart)
     write_text(folder / "report.html", page)
@@ -194,6 +198,31 @@ def metric_table(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
+def reported(folder: Path) -> list[dict[str, Any]]:
+    """One row a figure of reported.json: {name, features, value, images, protocol}, each followed by the same in the second spaces."""
+    rows = []
+    for name, found in _config(folder / REPORTED).items():
+        second = found.get("second") if isinstance(found, Mapping) else None
+        for one in (found, *(second.values() if isinstance(second, Mapping) else ())):
+            if isinstance(one, Mapping) and _is_number(one.get("value")):
+                error = f" ± {_chart.short(one['stderr'])}" if _is_number(one.get("stderr")) else ""
+                rows.append({"name": name, "features": str(one.get("extractor") or ""), "value": _chart.short(one["value"]) + error,
+                             "images": one.get("model_images_seen") if _is_count(one.get("model_images_seen")) else None,
+                             "protocol": str(one.get("protocol") or "")})
+    return rows
+
+
+def trained_with(config: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]], folder: Path, trust: Iterable[str] = ()) -> str:
+    """Which pretrained networks the run used, and what that means for its figures; "" where it used none, or has no figures."""
+    figures = [*metrics, *(m for m in _config(folder / REPORTED).values() if isinstance(m, Mapping))]
+    figure = next((m["extractor"] for m in figures if isinstance(m.get("extractor"), str)), "")
+    try:
+        used = pretrained_networks(config, trust) if figures else {}
+    except Exception:                       # settings of an author's own package, or of a damaged file
+        used = {}
+    return said(used, figure) if used else ""
+
+
 def _metric_names(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(m["metric"] for m in metrics if isinstance(m.get("metric"), str)))
 
@@ -301,6 +330,10 @@ def _sound(config: dict[str, Any]) -> dict[str, Any]:
     config["data"] = kept(config.get("data", {}), {"count": _is_count, "class_names": texts, "path": lambda v: isinstance(v, str)})
     config["train"] = kept(config.get("train", {}), {"kimg": _is_count})
     return config
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _is_count(value: Any) -> bool:

@@ -77,7 +77,7 @@ class Trainer:
         self.settled_at: int | None = None                # the iteration whose average has been made ready to sample from (loop.sampler)
         self.threads: int | None = None                   # that it computes with on a CPU, where whoever runs the loop has set them
         # Said aloud by whoever runs the loop.
-        self.notes = [n for part in (self.nets.augment, *self.terms.values()) for n in getattr(part, "notes", ())]
+        self.notes = [*bare[1].check(self.nets.facts), *(n for part in (self.nets.augment, *self.terms.values()) for n in getattr(part, "notes", ()))]
         self._log: dict[str, Tensor] = {}                 # sum and count by name, on the device
         self.stuck: tuple[Side, ...] = ()
         self.passes = SharedPasses(config.train, self.nets, self.dataset, self.heldout, self.sampler, config.data.flip)
@@ -153,6 +153,8 @@ class Trainer:
         return out
 
     def _check(self) -> None:
+        if self.config.train.joint and self.nets.D.knows_pass:
+            raise HandfulError(f"train.joint: {self.config.d.name} judges reals and fakes in a pass each: leave it out (--set train.joint=false)")
         for phase in self.plan:
             need = union(self.terms, phase.names, phase.side)
             if need.heldout.pixel_grad:
@@ -164,6 +166,10 @@ class Trainer:
                 unknown = view.features - self.nets.D.feature_info.keys()
                 if unknown:
                     raise HandfulError(f"{self.config.d.name} has no feature {sorted(unknown)}; it has {sorted(self.nets.D.feature_info)}")
+            if (need.real | need.fake).pixel_grad and not self.nets.D.second_order:       # a class outside of the package may not state it
+                who = [n for n in phase.names if (v := self.terms[n].needs(phase.side) or Needs()) and (v.real | v.fake).pixel_grad]
+                raise HandfulError(f"terms.{', terms.'.join(who)}: wants D's gradient by its pixels, but {self.config.d.name} can't be "
+                                   f"differentiated twice: take another one (--set d=fastgan), or leave the term out (--set terms.{who[0]}=null)")
             if phase.side == "g" and need.real and self.g_batch != self.batch:
                 raise HandfulError("train.g_batch must equal train.batch where G's step needs the reals (a relativistic loss)")
 
@@ -172,10 +178,11 @@ class Trainer:
         roles = {role for term in self.terms.values() for role in term.roles}
         idle = []
         for role, where, controller, parts in (
-                (CONTROLS_AUGMENT, f"augment={self.config.augment.name}", "terms.ada_controller={}", [self.nets.augment]),
-                (CONTROLS_D, "what the terms put into D", 'terms.inside={"use": "ada_controller", "of": "d"}', self.nets.D.modules())):
+                (CONTROLS_AUGMENT, f"augment={self.config.augment.name}", "terms.{name}={{}}", [self.nets.augment]),
+                (CONTROLS_D, "a part of D", 'terms.inside={{"use": "{name}", "of": "d"}}', self.nets.D.modules())):
             strengths = [float(m.p) for m in parts if isinstance(getattr(m, "p", None), Tensor)]
             if 0.0 in strengths and role not in roles:
+                controller = controller.format(name=next(n for n in catalog.names("terms") if role in getattr(catalog.load("terms", n), "roles", ())))
                 idle.append(f"{where} has strength p=0 and nothing moves it, so it does nothing; give it a p, or a controller (--set '{controller}')")
         return idle
 
