@@ -12,7 +12,7 @@ from handful.seam import Judged
 from handful.training import accuracy
 from handful.training.accuracy import Accuracy
 from handful.training.report import write_report
-from making import NARROW, noise_set, run_steps, tiny_trainer, weights
+from making import NARROW, noise_set, pair, run_steps, tiny_trainer, weights
 from runs import TINY, command
 
 
@@ -38,7 +38,7 @@ def test_shares_of_positive_logits():
 
 @pytest.mark.parametrize("arch", sorted(NARROW))
 def test_looking_changes_nothing(arch):
-    settings = {"g": {"use": arch, **NARROW[arch]["g"]}, "d": {"use": arch, **NARROW[arch]["d"]}, "data": {"resolution": 32, "holdout": 0.25}}
+    settings = {**pair(arch), "data": {"resolution": 32, "holdout": 0.25}}
     classes = 2 if arch == "biggan" else 0
     one, two = (tiny_trainer("terms.heldout_logits={}", dataset=noise_set(16, classes, 32), **settings) for _ in range(2))
     run_steps(one, 2)

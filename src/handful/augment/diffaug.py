@@ -78,8 +78,10 @@ class DiffAugment(Augment):
         scales = {name: (extra[name], self.draw_params(extra[name], rngs[name])) for name in rngs}
         for name, (_, drawn) in scales.items():
             params |= {f"{name}.{key}": value for key, value in drawn.items()}
-        image = self.transform(x, params, self.draw_order(rng))
-        return Augmented(image, {name: self.transform(*scale, self.draw_order(rngs[name])) for name, scale in scales.items()}, params)
+        return Augmented(self._moved(x, params, rng), {name: self._moved(*scale, rngs[name]) for name, scale in scales.items()}, params)
+
+    def _moved(self, x: Tensor, params: Mapping[str, Tensor], rng: Rng) -> Tensor:
+        return self.transform(x, params) if self.order == "written" else self.transform(x, params, self.draw_order(rng))
 
     def draw_params(self, x: Tensor, rng: Rng) -> dict[str, Tensor]:
         """The parameters of every image, in the order of the policy and of this list.
