@@ -5,8 +5,8 @@
     python benchmarks/kills.py --threads 1 --kimg 2 --signal SIGTERM
 
 The straight run goes first. Then the same command line with `--resume auto` is started and killed (SIGKILL) after a random time, again and again,
-and in the end left alone; every tensor of the last checkpoint, the model file and the values in the log must be the straight run's. The pause before
-a kill is up to --longest seconds after the first checkpoint of a start was there to go on from.
+and in the end left alone; every tensor of the last checkpoint, the model file, the snapshots in ema/ and the values in the log must be the straight
+run's. The pause before a kill is up to --longest seconds after the first checkpoint of a start was there to go on from.
 """
 
 from __future__ import annotations
@@ -75,6 +75,8 @@ def compared(straight: Path, torn: Path) -> list[str]:
     faults = differences(a, b, "")
     if (straight / "model.safetensors").read_bytes() != (torn / "model.safetensors").read_bytes():
         faults.append("model.safetensors")
+    stored = [{p.name: p.read_bytes() for p in (run / "ema").glob("*.safetensors")} for run in (straight, torn)]
+    faults += [f"ema/{name}" for name in sorted(stored[0].keys() | stored[1].keys()) if stored[0].get(name) != stored[1].get(name)]
     logs = [[{k: v for k, v in line.items() if k not in ("sec", "images_per_sec", "memory_gb")} for line in map(json.loads,
                                                                                                                 run.open()) if "d/loss" in line]
             for run in (straight / "log.jsonl", torn / "log.jsonl")]
