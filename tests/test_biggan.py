@@ -222,15 +222,10 @@ def same_gradients(ours: nn.Module, plain: nn.Module) -> None:
         p.grad = None
 
 
-@TORCHS_HOOK
-@pytest.mark.parametrize("size,kwargs", [(32, {}), (32, {"num_classes": 0}), (64, {}), (64, {"shared_dim": 0, "hierarchical": False, "z_dim": 9})])
-def test_generator_equals_its_plain_twin(size, kwargs):
-    G, _ = narrow(size, **{k: v for k, v in kwargs.items() if k == "num_classes"})
-    if len(kwargs) > 1:
-        torch.manual_seed(0)
-        G = Generator(size, num_classes=3, width=2, **kwargs).double()
+def equals_its_twin(G: Generator, modes: tuple[bool, ...]) -> None:
+    """Image, gradient by z and gradients of the weights are those of the plain twin, in training mode (True) or evaluation, one after the other."""
     plain, c = twin(G), torch.arange(8) % 3 if G.num_classes else None
-    for training in (True, True, False):
+    for training in modes:
         G.train(training), plain.train(training)
         a, b = f64(8, G.z_dim), f64(8, G.z_dim)
         x, y = G(a, c, rng=RNG).image, plain(b, c, rng=RNG).image
@@ -239,6 +234,16 @@ def test_generator_equals_its_plain_twin(size, kwargs):
         assert alike(a.grad, b.grad)
         same_gradients(G, plain)
         plain.zero_grad()
+
+
+@TORCHS_HOOK
+@pytest.mark.parametrize("size,kwargs", [(32, {}), (32, {"num_classes": 0}), (64, {}), (64, {"shared_dim": 0, "hierarchical": False, "z_dim": 9})])
+def test_generator_equals_its_plain_twin(size, kwargs):
+    G, _ = narrow(size, **{k: v for k, v in kwargs.items() if k == "num_classes"})
+    if len(kwargs) > 1:
+        torch.manual_seed(0)
+        G = Generator(size, num_classes=3, width=2, **kwargs).double()
+    equals_its_twin(G, (True, True, False))
 
 
 @TORCHS_HOOK
@@ -375,16 +380,7 @@ def test_images_from_0_to_1_inside_the_discriminator():
 def test_generator_with_zeros_equals_its_plain_twin(gain):
     torch.manual_seed(0)
     G = Generator(64, num_classes=3, width=2, up="zeros", gain=gain, bn_eps=1e-5).double()
-    plain, c = twin(G), torch.arange(8) % 3
-    for training in (True, False):
-        G.train(training), plain.train(training)
-        a, b = f64(8, G.z_dim), f64(8, G.z_dim)
-        x, y = G(a, c, rng=RNG).image, plain(b, c, rng=RNG).image
-        assert alike(x, y)
-        x.sin().sum().backward(), y.sin().sum().backward()
-        assert alike(a.grad, b.grad)
-        same_gradients(G, plain)
-        plain.zero_grad()
+    equals_its_twin(G, (True, False))
 
 
 # ----------------------------------------------------------------------------------------------------------------- operators

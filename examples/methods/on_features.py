@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from handful.features.extractor import CLASSES, extractor
+from handful.features.extractor import CLASSES
 from handful.nn.frozen import Frozen
 from handful.seam import Discriminator, FeatureInfo, Judged
 
@@ -24,7 +24,7 @@ class OnFeatures(Discriminator):
                  stages: tuple[str, ...] = ("stage2", "stage3"), width: int = 32, random: int | None = None) -> None:
         super().__init__()
         self.num_classes, self.resolution, self.channels, self.stages = num_classes, resolution, channels, stages
-        self.network = Frozen(lambda: extractor(network) if random is None else _untrained(network, random))
+        self.network = Frozen(lambda: _class(network).made(random))
         sizes = _class(network).stages
         self.heads = nn.ModuleDict({name: nn.Sequential(nn.Conv2d(sizes[name][0], width, 3, 1, 1), nn.LeakyReLU(0.2), nn.Conv2d(width, 1, 1))
                                     for name in stages})
@@ -43,8 +43,3 @@ class OnFeatures(Discriminator):
 def _class(network: str) -> type:
     module, name = CLASSES[network]
     return getattr(__import__(f"handful.features.{module}", fromlist=[name]), name)
-
-
-def _untrained(network: str, seed: int) -> nn.Module:
-    torch.manual_seed(seed)
-    return _class(network)()

@@ -31,14 +31,6 @@ TAPS = {"efficientnet": ("stage2", "stage3", "stage5", "stage7"), "inception": (
         "vgg16": ("relu3_3", "relu4_3", "relu5_3")}
 
 
-def feature_network(name: str, random: int | None) -> Extractor:
-    """The pretrained network, or, for tests, one with weights of the seed `random`."""
-    if random is None:
-        return NETWORKS[name].load()
-    torch.manual_seed(random)
-    return NETWORKS[name]()
-
-
 @cache
 def sides(network: str, size: int) -> dict[str, int]:
     """The side in pixels of every map of images of this size; only of those that are not empty. Nothing is computed: tensors have shapes alone."""

@@ -39,7 +39,7 @@ from ..nn.excite import SkipExcite
 from ..nn.frozen import Frozen
 from ..nn.precision import no_autocast
 from ..rng import Rng
-from ._projected import CLASS_WIDTH, NETWORKS, TAPS, Block, Head, Projection, feature_network, sides
+from ._projected import CLASS_WIDTH, NETWORKS, TAPS, Block, Head, Projection, sides
 
 Network = Literal["efficientnet", "inception", "vgg16"]
 Depth = Literal["released", "fit"] | tuple[int, ...]
@@ -130,7 +130,7 @@ class Discriminator(seam.Discriminator):
         self.taps = _taps(network, taps)
         depths, projected = _fitting(network, self.taps, depth, resolution, enlarge_to)
         stages = NETWORKS[network].stages
-        self.network = Frozen(lambda: feature_network(network, random))
+        self.network = Frozen(lambda: NETWORKS[network].made(random))
 
         # Children so called are what a method finds that must add something to every first layer: each head reads a map of its own. A discriminator
         # beside them has first layers elsewhere, so that there is no `stem` then, and such a method is refused.

@@ -65,6 +65,14 @@ class Extractor(nn.Module):
             return module.to(device=device or "cpu", memory_format=torch.channels_last)
 
     @classmethod
+    def made(cls, random: int | None = None) -> Extractor:
+        """The pretrained network, or an untrained one with weights of the seed `random`, which tests and dry runs take."""
+        if random is None:
+            return cls.load()
+        torch.manual_seed(random)
+        return cls()
+
+    @classmethod
     def _weights(cls) -> Mapping[str, np.ndarray]:
         """The pretrained tensors, by their names in the state of the network."""
         return weights.load(weights.entry_of(cls.name))

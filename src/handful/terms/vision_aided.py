@@ -47,6 +47,7 @@ from torch import Tensor, nn
 
 from handful import catalog
 from handful.errors import UsageError, within
+from handful.features import weights
 from handful.features.efficientnet import EfficientNet
 from handful.features.extractor import Extractor
 from handful.features.vgg16 import LPIPSVGG16
@@ -59,7 +60,7 @@ from handful.terms._views import picture_shape
 STYLEGAN2_ADAM = {"lr": 2e-3, "betas": (0.0, 0.99)}
 SMALL_MAP = 7                # pixels a side up to which a 3x3 convolution has no stride
 LEAST = {"efficientnet": 32, "vgg16": 64}        # pixels a side at which every head has at least one logit
-WEIGHTS = {"efficientnet": "efficientnet", "vgg16": "lpips"}
+NETWORKS: dict[str, type[Extractor]] = {"efficientnet": EfficientNet, "vgg16": LPIPSVGG16}
 
 
 class VisionAided(Term):
@@ -91,9 +92,9 @@ class VisionAided(Term):
             raise UsageError(f"smoothing={smoothing:g} with loss=hinge, which has no target: leave smoothing out, or take loss=sigmoid")
         self.size, self.weight, self.start, self.lr = size, weight, 1000 * start_kimg, lr
         self.hinge, self.target = loss == "hinge", 1 - (0.2 if smoothing is None else smoothing)
-        self.pretrained = () if random is not None else (WEIGHTS[network],)
+        self.pretrained = () if random is not None else (weights.entry_of(NETWORKS[network].name),)
         self.augment = catalog.build("augment", catalog.Use("diffaug", policy=policy))
-        self.features = Frozen(partial(_network, network, random))
+        self.features = Frozen(partial(NETWORKS[network].made, random))
         self.heads = _heads(network, size, h)
         self.notes: list[str] = []
 
@@ -149,15 +150,6 @@ class VisionAided(Term):
 def _bce(logits: Tensor, target: float) -> Tensor:
     """Cross entropy of sigmoid(logits) with a target, the mean over all: -t log s - (1 - t) log(1 - s) = log(1 + e^l) - t l."""
     return (F.softplus(logits) - target * logits).mean()
-
-
-def _network(name: str, random: int | None) -> Extractor:
-    """The pretrained network, or an untrained one of this seed."""
-    cls = {"efficientnet": EfficientNet, "vgg16": LPIPSVGG16}[name]
-    if random is None:
-        return cls.load()
-    torch.manual_seed(random)
-    return cls()
 
 
 def _heads(network: str, size: int, h: int | None) -> nn.ModuleDict:
