@@ -155,19 +155,25 @@ def generator_of(config: Config) -> Generator:
 
 def check_networks(config: Config, said: str, G: tensors.Header | None = None, D: tensors.Header | None = None) -> None:
     """Raises HandfulError where G's or D's tensors in the file `said` are not those of the configuration beside them. Allocates nothing."""
-    for use, which, found in ((config.g, "Generator", G), (config.d, "Discriminator", D)):
+    for which, found in (("Generator", G), ("Discriminator", D)):
         if found is None:
             continue
-        try:
-            with torch.device("meta"):
-                wanted = _network_of(config, which).state_dict()
-        except HandfulError:
-            raise
-        except Exception as error:
-            if catalog.is_outside(use.name):                 # a trusted class may be made in ways that need real memory
-                continue
-            raise HandfulError(f"{said} describes a {which.lower()} that can't be made ({' '.join(str(error).split())[:100]})") from None
-        tensors.compare(wanted, found, said)
+        if (wanted := without_memory(config, which, said)) is not None:
+            tensors.compare(wanted.state_dict(), found, said)
+
+
+def without_memory(config: Config, which: str, said: str) -> Generator | Discriminator | None:
+    """The network that the configuration in the file `said` describes, its tensors without memory; None where a class outside of the package can't be
+    made so. Raises HandfulError where the network can't be made."""
+    try:
+        with torch.device("meta"):
+            return _network_of(config, which)
+    except HandfulError:
+        raise
+    except Exception as error:
+        if catalog.is_outside((config.g if which == "Generator" else config.d).name):        # a trusted class may need real memory to be made
+            return None
+        raise HandfulError(f"{said} describes a {which.lower()} that can't be made ({' '.join(str(error).split())[:100]})") from None
 
 
 def _network_of(config: Config, which: str) -> Generator | Discriminator:

@@ -23,11 +23,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .. import catalog, tensors
 from .. import config as config_module
+from .. import tensors
 from ..config import Config
 from ..errors import HandfulError, UsageError
-from ..infer.model import generator_of, pick_device
+from ..infer.model import generator_of, pick_device, without_memory
 from . import checkpoint, ema
 
 WIDTHS = (0.05, 0.10)                # relative widths of the two averages
@@ -306,19 +306,6 @@ def settled(G: nn.Module, config: Config) -> None:
     ema.standing(G, config.ema.standing_batches, config.ema.standing_batch, config.ema.standing_rule)
 
 
-def like(config: Config) -> nn.Module:
-    """The generator of a configuration without memory, where its class can be made so. Raises HandfulError."""
-    try:
-        with torch.device("meta"):
-            return generator_of(config)
-    except HandfulError:
-        raise
-    except Exception as error:
-        if catalog.is_outside(config.g.name):                # a trusted class may be made in ways that need real memory
-            return generator_of(config)
-        raise HandfulError(f"the configuration describes a generator that can't be made ({' '.join(str(error).split())[:100]})") from None
-
-
 def make(folder: Path, length: str, at: int | None = None, out: Path | None = None, device: str = "auto", trust: Iterable[str] = (),
          say: Callable[[str], None] = print) -> tuple[Path, Length]:
     """A model of another average of a run's generator, from its snapshots: what `handful ema` does. Returns the file and the length.
@@ -329,7 +316,7 @@ def make(folder: Path, length: str, at: int | None = None, out: Path | None = No
     if not (folder / "config.json").exists():
         raise UsageError(f"{folder} is not a run folder: it has no config.json" if folder.is_dir() else f"{folder}: there is no such folder")
     config = config_module.read(folder / "config.json", trust)
-    found = Snapshots(folder, like(config), say)
+    found = Snapshots(folder, without_memory(config, "Generator", str(folder / "config.json")) or generator_of(config), say)
     if not found.paths:
         raise HandfulError(f"{folder} has no snapshots of averages in {folder / 'ema'}: a run stores them every {config.every.checkpoint_kimg:g} kimg"
                            + ("" if config.ema.choose else ", but this one has ema.choose=false"))
