@@ -21,8 +21,9 @@ import handful
 from handful import config as config_module
 from handful import data
 from handful.errors import HandfulError
-from handful.files import load_checkpoint, write_text
+from handful.files import write_text
 from handful.rng import Rng, derive
+from handful.tensors import load_checkpoint
 from handful.training.log import read
 from handful.training.trainer import Trainer
 from ledger import record

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
 import inspect
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from handful.errors import UsageError
 from making import tiny_config
 
 SRC = Path(handful.__file__).parent
+ROOT = Path(__file__).parents[1]
 GROUND = {"errors", "files", "tensors", "fetch", "unpickle", "rng", "seam", "catalog", "config", "_lazy", "gradients", "__init__"}
 MAY_IMPORT = {                                           # room -> rooms it may import; everything on the ground floor is free
     "ops": set(), "features": set(), "nn": {"ops"}, "arch": {"features", "nn", "ops"}, "data": set(), "augment": {"ops"}, "losses": set(),
@@ -61,6 +63,24 @@ def test_imports_run_one_way(path):
             others = {f"handful.{room}.{n}" for n in catalog.names(room)} - {f"handful.{room}.{path.stem}"}
             text = path.read_text(encoding="utf-8")
             assert not any(f"{o} import" in text or f"from .{o.rsplit('.', 1)[1]} import" in text for o in others), "methods never import each other"
+
+
+@pytest.mark.parametrize("folder", [SRC, Path(__file__).parent, ROOT / "benchmarks", ROOT / "examples"], ids=lambda p: p.name)
+def test_every_name_that_is_imported_exists(folder):
+    """In functions too, where an import that fails would be met by the first user of a command."""
+    missing = []
+    for path in sorted(folder.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.ImportFrom) or not node.level and (node.module or "").split(".")[0] != "handful":
+                continue
+            if node.level and folder != SRC:                  # files of an example among themselves
+                continue
+            package = ("handful", *path.relative_to(SRC).parent.parts) if node.level else ()
+            module = ".".join((*package[:len(package) - node.level + 1], *([node.module] if node.module else ())))
+            found = importlib.import_module(module)
+            missing += [f"{path.name}: {module}.{a.name}" for a in node.names
+                        if not hasattr(found, a.name) and not (hasattr(found, "__path__") and importlib.util.find_spec(f"{module}.{a.name}"))]
+    assert not missing
 
 
 def test_a_file_is_its_registration():

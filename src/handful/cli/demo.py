@@ -18,7 +18,7 @@ def command(out, kimg, seed, device, settings):
     from handful.files import in_shell
     from handful.infer.grid import grid, save_image
     from handful.training import train
-    from handful.training.run import free_name
+    from handful.training.folder import free_name
 
     folder = Path(out) if out else free_name(Path("runs"), "demo")
     run = train("demo", "demo", folder, kimg, seed=seed, device=device, settings=settings, say=click.echo)
