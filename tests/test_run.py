@@ -410,6 +410,17 @@ def test_after_a_roll_back_a_run_still_resumes_bit_for_bit(photos, monkeypatch):
     assert same(tensors(Path("whole"), 80), tensors(Path("parts"), 80))
 
 
+def test_the_demonstration_leaves_images_and_a_report(capsys):
+    """`handful demo`, the first command of the README, without options but for a length."""
+    assert command("demo", "--kimg", "0.016", "--device", "cpu", "--set", "evaluate.metrics=[]", "--set", "train.threads=1") == 0
+    said = capsys.readouterr().out
+    folder = Path("runs/demo")
+    assert f"64 pictures: {folder / 'pictures.png'}" in said and f"report: {folder / 'report.html'}" in said
+    with Image.open(folder / "pictures.png") as sheet:
+        assert sheet.width >= 8 * 64
+    assert (folder / "report.html").stat().st_size > 10_000
+
+
 def test_the_estimate_leaves_no_trace(photos, monkeypatch):
     """It runs steps of the trainer that then trains: a run with it and one without are the same in every file, from the first checkpoint on."""
     more = TINY_SETTINGS | {"augment": "ada", "terms": {"ada_controller": {"kimg": 0.01, "interval": 1}, "path_length": {"every": 2},
